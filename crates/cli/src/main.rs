@@ -1,0 +1,3 @@
+//! The `hotgraft` command.
+
+fn main() {}

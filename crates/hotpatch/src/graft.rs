@@ -1,0 +1,122 @@
+//! The `.hgraft` section: what Windows' tables have no field for.
+
+use serde::{Deserialize, Serialize};
+
+/// Identity of the base image, in full.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseIdentity {
+    /// File name without folder.
+    pub file_name: String,
+    /// IMAGE_FILE_MACHINE_*.
+    pub machine: u16,
+    /// FileHeader.TimeDateStamp.
+    pub timestamp: u32,
+    /// OptionalHeader.CheckSum.
+    pub checksum: u32,
+    /// OptionalHeader.SizeOfImage.
+    pub image_size: u32,
+    /// GUID and age of the RSDS record.
+    pub pdb: Option<([u8; 16], u32)>,
+    /// SHA-256 of the file.
+    pub sha256: [u8; 32],
+}
+
+/// How an entry is redirected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum EntryMethod {
+    /// `EB F9` at the entry (one aligned or line-internal 2-byte store), `E9 rel32` at entry - 5.
+    PaddedShortJump = 1,
+    /// `E9 rel32` over the first 5 bytes, threads kept out of them.
+    NearJump = 2,
+}
+
+/// A replaced or added function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraftFunction {
+    /// Name for people.
+    pub name: String,
+    /// Entry in the base; `None` for a function that is new.
+    pub base_rva: Option<u32>,
+    /// Bytes of the entry range in the base.
+    pub base_size: u32,
+    /// Entry in the patch.
+    pub patch_rva: u32,
+    /// Bytes in the patch.
+    pub patch_size: u32,
+    /// How the entry is redirected (replaced functions only).
+    pub method: Option<EntryMethod>,
+    /// First RVA of the bytes that the redirect touches, and what they are in the base before relocation
+    /// (replaced functions only). No base relocation may lie inside.
+    pub site: u32,
+    /// The expected bytes at `site`.
+    pub expected: Vec<u8>,
+    /// True if no stack may hold the old function when the redirect is written.
+    pub quiesce: bool,
+}
+
+/// A field of the patch that is resolved against the base after placing: `field = base address + target - origin address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NearReference {
+    /// RVA in the patch of the 4-byte field.
+    pub site: u32,
+    /// RVA in the patch that the stored value is relative to (end of the instruction).
+    pub origin: u32,
+    /// RVA in the base (may be one past the end of an object).
+    pub target: u32,
+}
+
+/// What a guarded range of the base is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum GuardedKind {
+    /// Code of a replaced function.
+    Replaced = 1,
+    /// Code of a function that the patch calls or takes the address of.
+    Function = 2,
+    /// Read-only data that the patch refers to.
+    Constant = 3,
+}
+
+/// A range of the base that must be, in memory, what the base file says after relocation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Guarded {
+    /// First byte.
+    pub rva: u32,
+    /// Bytes.
+    pub size: u32,
+    /// What it is.
+    pub kind: GuardedKind,
+    /// SHA-256 of the bytes as in the base file mapped at its preferred base, with every field under a base
+    /// relocation reduced to its RVA (8-byte little-endian; import slots do not occur).
+    pub digest: [u8; 32],
+    /// Name for people.
+    pub name: String,
+}
+
+/// The contents of `.hgraft`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Graft {
+    /// The base.
+    pub base: BaseIdentity,
+    /// Same as in IMAGE_HOT_PATCH_INFO.
+    pub sequence: u32,
+    /// KB id.
+    pub kb: Option<String>,
+    /// CVE ids, sorted.
+    pub cves: Vec<String>,
+    /// Keys of conditions that were accepted, sorted.
+    pub accepted: Vec<String>,
+    /// SHA-256 of the new image that the code comes from.
+    pub new_sha256: [u8; 32],
+    /// Functions, sorted by base RVA, the added ones behind, by patch RVA.
+    pub functions: Vec<GraftFunction>,
+    /// Near references, sorted by site. Empty if the image reaches the base through slots alone.
+    pub near: Vec<NearReference>,
+    /// Guarded ranges, sorted by RVA.
+    pub guarded: Vec<Guarded>,
+    /// `None` if the patch can be rolled back, else why not.
+    pub irrevertible: Option<String>,
+}

@@ -1,0 +1,11 @@
+//! From a comparison to a verdict, from the verdict to a plan, from the plan to the bytes of a hotpatch image.
+//!
+//! Three pure functions: [`verdict::judge`], [`plan::plan`] and [`emit::emit`].
+
+pub mod error;
+pub mod plan;
+pub mod verdict;
+
+pub use error::{Error, Result};
+pub use plan::Plan;
+pub use verdict::{Decision, Finding, Options, Outcome, Reach, Verdict};

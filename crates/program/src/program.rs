@@ -1,0 +1,164 @@
+//! The whole of one image, and how to look things up in it.
+
+use crate::entity::{Entity, FunctionId, ImportId, ObjectId, Target};
+use crate::function::Function;
+use crate::image::{Export, Image, Import};
+use crate::object::Object;
+use crate::reference::Reference;
+use crate::types::Types;
+use crate::unwind::UnwindInfo;
+use serde::Serialize;
+
+/// A compiland (object file) named by the PDB.
+#[derive(Clone, Debug, Serialize)]
+pub struct Module {
+    /// Object file or library member, as in the PDB.
+    pub name: String,
+    /// Compiler and version, from S_COMPILE3.
+    pub compiler: Option<String>,
+    /// Language (S_COMPILE3), such as `c`, `cpp`, `masm`, `rust`.
+    pub language: Option<String>,
+    /// True if compiled with link-time code generation.
+    pub lto: bool,
+}
+
+/// What a run of bytes is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpanKind {
+    /// Instructions of a known function.
+    Code,
+    /// A data object.
+    Object,
+    /// Alignment or patch padding (zero, 0xCC, 0x90 or multi-byte no-ops) that nothing refers to.
+    Padding,
+    /// Not explained.
+    Unknown,
+}
+
+/// A run of bytes of one section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Span {
+    /// First byte.
+    pub rva: u32,
+    /// Bytes.
+    pub size: u32,
+    /// What it is.
+    pub kind: SpanKind,
+}
+
+/// A source position.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SourceLine {
+    /// File as in the PDB.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+}
+
+/// One image as entities and references. See the crate documentation.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The file.
+    pub image: Image,
+    /// True if a matching PDB was read.
+    pub has_pdb: bool,
+    /// Compilands.
+    pub modules: Vec<Module>,
+    /// Sorted by entry RVA.
+    pub functions: Vec<Function>,
+    /// Sorted by RVA, disjoint.
+    pub objects: Vec<Object>,
+    /// Sorted by slot.
+    pub imports: Vec<Import>,
+    /// Sorted by ordinal, then name.
+    pub exports: Vec<Export>,
+    /// All references in code and data, sorted by site. Branches within one code range are not references.
+    pub references: Vec<Reference>,
+    /// Sorted by `begin`.
+    pub unwind: Vec<UnwindInfo>,
+    /// User-defined types of the PDB.
+    pub types: Types,
+    /// Every byte of every section, sorted, without gaps inside a section.
+    pub spans: Vec<Span>,
+    /// All code ranges: (first RVA, function, index of the range), sorted.
+    pub ranges: Vec<(u32, FunctionId, u16)>,
+    /// First and last line tables: (RVA, file index, line), sorted by RVA; a line of 0 ends a run.
+    pub lines: Vec<(u32, u32, u32)>,
+    /// File names that `lines` refers to.
+    pub files: Vec<String>,
+    /// Facts that contradict each other, one sentence each with the RVA.
+    pub conflicts: Vec<(u32, String)>,
+}
+
+impl Program {
+    /// The function and range that hold `rva`.
+    pub fn function_at(&self, rva: u32) -> Option<(FunctionId, u16)> {
+        let i = self.ranges.partition_point(|r| r.0 <= rva).checked_sub(1)?;
+        let (_, id, n) = self.ranges[i];
+        self.functions[id.index()].ranges[n as usize].contains(rva).then_some((id, n))
+    }
+
+    /// The function whose entry is exactly `rva`.
+    pub fn function_entry(&self, rva: u32) -> Option<FunctionId> {
+        self.functions.binary_search_by_key(&rva, Function::rva).ok().map(FunctionId::from)
+    }
+
+    /// The object that holds `rva`.
+    pub fn object_at(&self, rva: u32) -> Option<ObjectId> {
+        let i = self.objects.partition_point(|o| o.rva <= rva).checked_sub(1)?;
+        self.objects[i].contains(rva).then(|| ObjectId::from(i))
+    }
+
+    /// The import slot that holds `rva`.
+    pub fn import_at(&self, rva: u32) -> Option<ImportId> {
+        let width = 8;
+        let i = self.imports.partition_point(|o| o.slot <= rva).checked_sub(1)?;
+        (rva - self.imports[i].slot < width).then(|| ImportId::from(i))
+    }
+
+    /// What `rva` means: code first, then import slot, then object.
+    pub fn resolve(&self, rva: u32) -> Target {
+        if let Some((id, n)) = self.function_at(rva) {
+            let start = self.functions[id.index()].ranges[n as usize].rva;
+            let entity = if n == 0 { Entity::Function(id) } else { Entity::Fragment(id, n) };
+            return Target { entity, addend: i64::from(rva) - i64::from(start) };
+        }
+        if let Some(id) = self.import_at(rva) {
+            return Target { entity: Entity::Import(id), addend: i64::from(rva - self.imports[id.index()].slot) };
+        }
+        if let Some(id) = self.object_at(rva) {
+            return Target { entity: Entity::Object(id), addend: i64::from(rva - self.objects[id.index()].rva) };
+        }
+        if rva < self.image.size_of_headers {
+            return Target { entity: Entity::ImageBase, addend: i64::from(rva) };
+        }
+        Target { entity: Entity::Unknown, addend: i64::from(rva) }
+    }
+
+    /// RVA of a target, the reverse of [`resolve`](Self::resolve).
+    pub fn rva_of(&self, target: Target) -> i64 {
+        let start = match target.entity {
+            Entity::Function(id) => self.functions[id.index()].rva(),
+            Entity::Fragment(id, n) => self.functions[id.index()].ranges[n as usize].rva,
+            Entity::Object(id) => self.objects[id.index()].rva,
+            Entity::Import(id) => self.imports[id.index()].slot,
+            Entity::ImageBase | Entity::Unknown => 0,
+        };
+        i64::from(start) + target.addend
+    }
+
+    /// References whose site lies in `[start, end)`.
+    pub fn references_in(&self, start: u32, end: u32) -> &[Reference] {
+        let a = self.references.partition_point(|r| r.site < start);
+        let b = self.references.partition_point(|r| r.site < end);
+        &self.references[a..b.max(a)]
+    }
+
+    /// Source position of an instruction.
+    pub fn source_line(&self, rva: u32) -> Option<SourceLine> {
+        let i = self.lines.partition_point(|l| l.0 <= rva).checked_sub(1)?;
+        let (_, file, line) = self.lines[i];
+        (line != 0).then(|| SourceLine { file: self.files[file as usize].clone(), line })
+    }
+}

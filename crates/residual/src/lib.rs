@@ -1,0 +1,1 @@
+//! What still differs between a patched address space and the new image.

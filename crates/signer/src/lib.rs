@@ -1,0 +1,1 @@
+//! Authenticode: sign PE files, verify them, tell who signed.

@@ -1,0 +1,3 @@
+//! Tasks of developers and CI.
+
+fn main() {}
