@@ -7,5 +7,5 @@ pub mod plan;
 pub mod verdict;
 
 pub use error::{Error, Result};
-pub use plan::Plan;
+pub use plan::{Destination, Plan, PlannedFunction, PlannedObject, PlannedReference};
 pub use verdict::{Decision, Finding, Options, Outcome, Reach, Verdict};
