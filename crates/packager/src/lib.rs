@@ -2,8 +2,14 @@
 //!
 //! Three pure functions: [`verdict::judge`], [`plan::plan`] and [`emit::emit`].
 
+pub mod access;
+pub mod closure;
+pub mod context;
 pub mod error;
 pub mod plan;
+pub mod resolve;
+pub mod rules;
+pub mod uses;
 pub mod verdict;
 
 pub use error::{Error, Result};

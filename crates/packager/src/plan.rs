@@ -4,8 +4,14 @@
 //! of the new image are taken over, which of them must keep their spacing, and for every field that holds an address,
 //! where it leads in the patched process.
 
+use crate::closure::Closure;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::uses::is_address_taken;
+use crate::verdict::{Decision, Options, Outcome, Verdict};
+use hotgraft_diff::comparison::{Comparison, function_label};
 use hotgraft_hotpatch::{BaseIdentity, EntryMethod};
-use hotgraft_program::{FunctionId, ImportId, ObjectId, Target};
+use hotgraft_program::{Architecture, EntryKind, FunctionId, ImportId, ObjectId, Program, Target};
 use serde::Serialize;
 
 /// A function of the new image that goes into the patch.
@@ -89,4 +95,84 @@ impl Plan {
     pub fn function(&self, new: FunctionId) -> Option<&PlannedFunction> {
         self.functions.iter().find(|f| f.new == new)
     }
+}
+
+/// Makes the plan of an accepted verdict.
+///
+/// # Errors
+/// If the verdict is not one that a patch follows from, or the image has no file name that can be read.
+pub fn plan(old: &Program, new: &Program, cmp: &Comparison, verdict: &Verdict, options: &Options) -> Result<Plan> {
+    if !matches!(verdict.decision, Decision::Patch | Decision::Conditional) {
+        return Err(Error::Internal(format!("no plan follows from the verdict {:?}", verdict.decision)));
+    }
+    let ctx = Context::new(old, new, cmp, options);
+    let closure = Closure::of(&ctx);
+    if let Some(block) = closure.blocks.first() {
+        return Err(Error::Internal(format!(
+            "the verdict allows what the plan cannot do: {} {}",
+            block.key, block.text
+        )));
+    }
+    let mut functions = Vec::with_capacity(closure.functions.len());
+    for &id in closure.functions.keys() {
+        let replaced = cmp.pair_of_new(id).old;
+        let method = match replaced {
+            Some(old_id) if !closure.direct_only.contains(&id) => {
+                Some(match old.functions[old_id.index()].entry_kind {
+                    EntryKind::PaddedShortJump => EntryMethod::PaddedShortJump,
+                    EntryKind::NearJump => EntryMethod::NearJump,
+                    EntryKind::None => {
+                        return Err(Error::Internal(format!("{} has no redirect", function_label(new, id))));
+                    }
+                })
+            }
+            _ => None,
+        };
+        functions.push(PlannedFunction { new: id, old: replaced, method, quiesce: false });
+    }
+    // Function and object tables are sorted by RVA, and so are the closure's sets.
+    let objects = closure.objects.keys().map(|&new| PlannedObject { new }).collect();
+    let groups = closure.groups.iter().map(|g| g.iter().copied().collect()).collect();
+    let mut accepted: Vec<String> =
+        verdict.findings.iter().filter(|f| f.outcome == Outcome::Condition).map(|f| f.key.to_owned()).collect();
+    accepted.sort();
+    accepted.dedup();
+    Ok(Plan {
+        base: identity(old),
+        functions,
+        objects,
+        groups,
+        imports: closure.imports.iter().copied().collect(),
+        irrevertible: irrevertible(&ctx, &closure),
+        references: closure.references,
+        accepted,
+    })
+}
+
+fn identity(old: &Program) -> BaseIdentity {
+    let image = &old.image;
+    let file_name = image.path.rsplit(['/', '\\']).next().unwrap_or_default().to_owned();
+    BaseIdentity {
+        file_name,
+        machine: match image.architecture {
+            Architecture::Arm64 => 0xAA64,
+            Architecture::X86 => 0x14C,
+            _ => 0x8664,
+        },
+        timestamp: image.timestamp,
+        checksum: image.checksum,
+        image_size: image.size_of_image,
+        pdb: image.pdb.as_ref().map(|p| (p.guid, p.age)),
+        sha256: image.sha256,
+    }
+}
+
+/// A patch whose own functions get known by address outside of it cannot be taken back.
+fn irrevertible(ctx: &Context, closure: &Closure) -> Option<String> {
+    closure.functions.keys().find_map(|&id| {
+        let added = ctx.function_pair(id).0.old.is_none();
+        let taken = ctx.new_uses.of_function(id).iter().any(|u| is_address_taken(ctx.new, id, u));
+        (added && taken)
+            .then(|| format!("the address of the added function {} is handed out", function_label(ctx.new, id)))
+    })
 }
