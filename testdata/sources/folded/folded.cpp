@@ -1,0 +1,24 @@
+#include "bare.h"
+
+// Inline functions have sections that the linker may fold.
+inline NOINLINE int read_limit(int value)
+{
+    return value * 7 / 3 + 11;
+}
+
+inline NOINLINE int write_limit(int value)
+{
+#ifdef NEW
+    if (value > 60)
+        value = 60;
+#endif
+    return value * 7 / 3 + 11;
+}
+
+extern "C" void start(void)
+{
+    int value = last_number(90);
+    put_line("read", read_limit(value));
+    put_line("write", write_limit(value));
+    ExitProcess(0);
+}
