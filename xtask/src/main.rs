@@ -1,10 +1,15 @@
 //! Everything a developer or CI runs: `cargo xtask TASK`.
 
 mod command;
+mod demo;
 mod fixtures;
+mod hotgraft;
+mod report;
 mod root;
 mod say;
+mod test;
 mod tools;
+mod wine;
 
 use std::process::ExitCode;
 
@@ -21,6 +26,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// A service with a fault is patched while it runs, and rolled back: every step shown.
+    Demo,
+    /// Everything that is checked before a change goes in.
+    Test,
     /// Build the fixtures of testdata/sources into testdata/fixtures.
     Fixtures {
         /// Build into a temporary folder and compare with the committed ones.
@@ -43,6 +52,8 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
+        Task::Demo => demo::run(&demo::Options::default()),
+        Task::Test => test::run(),
         Task::Fixtures { check: true, names } => fixtures::check(&names).map(drop),
         Task::Fixtures { check: false, names } => fixtures::build_committed(&names),
     }

@@ -4,14 +4,15 @@
 
 use std::io::IsTerminal;
 
-fn paint(code: &str, text: &str) -> String {
+/// Is the output to be coloured?
+pub fn coloured() -> bool {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let forced = std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| value != "0");
-    if !plain && (forced || std::io::stdout().is_terminal()) {
-        format!("\u{1b}[{code}m{text}\u{1b}[0m")
-    } else {
-        text.to_owned()
-    }
+    !plain && (forced || std::io::stdout().is_terminal())
+}
+
+fn paint(code: &str, text: &str) -> String {
+    if coloured() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
 /// The headline of a step.

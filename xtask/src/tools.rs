@@ -12,19 +12,30 @@ pub type Tool = (&'static str, &'static str);
 /// The Wine loader, which Debian keeps out of `PATH`.
 pub const WINE: &str = "/usr/lib/wine/wine64";
 
+/// The server behind it.
+pub const WINE_SERVER: &str = "/usr/lib/wine/wineserver64";
+
+/// The mingw-w64 compilers with the thread model that clang's search for libraries comes to.
+pub const MINGW_GCC: &str = "x86_64-w64-mingw32-gcc-win32";
+/// As [`MINGW_GCC`], for C++.
+pub const MINGW_GXX: &str = "x86_64-w64-mingw32-g++-win32";
+
 /// To build the fixtures.
 pub const FIXTURES: &[Tool] = &[
     ("clang-19", "clang-19"),
     ("ld.lld-19", "lld-19"),
-    ("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"),
-    ("x86_64-w64-mingw32-g++", "g++-mingw-w64-x86-64-win32"),
+    (MINGW_GCC, "gcc-mingw-w64-x86-64-win32"),
+    (MINGW_GXX, "g++-mingw-w64-x86-64-win32"),
 ];
 
 /// To build and run Windows programs.
 pub const WINDOWS: &[Tool] = &[
+    (MINGW_GCC, "gcc-mingw-w64-x86-64-win32"),
+    (MINGW_GXX, "g++-mingw-w64-x86-64-win32"),
+    // Cargo's linker for the Windows target.
     ("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"),
-    ("x86_64-w64-mingw32-g++", "g++-mingw-w64-x86-64-win32"),
     (WINE, "wine64"),
+    (WINE_SERVER, "wine64"),
 ];
 
 /// Independent readers of what hotgraft writes.
@@ -40,8 +51,8 @@ pub const CORPUS: &[Tool] = &[
     ("clang-19", "clang-19"),
     ("ld.lld-19", "lld-19"),
     ("llvm-ar-19", "llvm-19"),
-    ("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"),
-    ("x86_64-w64-mingw32-g++", "g++-mingw-w64-x86-64-win32"),
+    (MINGW_GCC, "gcc-mingw-w64-x86-64-win32"),
+    (MINGW_GXX, "g++-mingw-w64-x86-64-win32"),
     ("cmake", "cmake"),
     ("ninja", "ninja-build"),
     ("dpkg-source", "dpkg-dev"),
