@@ -3,6 +3,7 @@
 
 mod asn1;
 mod cert;
+mod cms_build;
 mod crl;
 mod digest;
 mod error;
@@ -17,6 +18,7 @@ mod pubkey;
 mod report;
 mod scan;
 mod sign;
+mod spc;
 mod time;
 mod verify;
 
@@ -32,6 +34,6 @@ pub use pe::Source;
 pub use policy::{Publisher, TrustPolicy};
 pub use pubkey::Scheme;
 pub use report::{Checksum, Identity, SignatureReport, TimestampReport, VerifyReport};
-pub use sign::{remove, sign};
+pub use sign::{ToSign, attach, extract, hash_only, remove, sign, sign_stream};
 pub use time::UnixTime;
 pub use verify::verify;
