@@ -88,14 +88,8 @@ fn ecdsa_with(digest: DigestAlgorithm) -> ObjectIdentifier {
 
 fn encode_time(time: UnixTime) -> Result<Vec<u8>, SignError> {
     let date = time.date_time().ok_or_else(|| SignError::TooLarge(format!("the time {time}")))?;
-    let rest = format!(
-        "{:02}{:02}{:02}{:02}{:02}Z",
-        date.month(),
-        date.day(),
-        date.hour(),
-        date.minutes(),
-        date.seconds()
-    );
+    let rest =
+        format!("{:02}{:02}{:02}{:02}{:02}Z", date.month(), date.day(), date.hour(), date.minutes(), date.seconds());
     // RFC 5652 11.3: UTCTime until 2049.
     Ok(if (1950..2050).contains(&date.year()) {
         element(tag::UTC_TIME, format!("{:02}{rest}", date.year() % 100).as_bytes())

@@ -3,7 +3,9 @@
 
 mod asn1;
 mod cert;
+mod chain;
 mod cms_build;
+mod cms_read;
 mod crl;
 mod digest;
 mod error;
@@ -20,6 +22,7 @@ mod scan;
 mod sign;
 mod spc;
 mod time;
+mod token;
 mod verify;
 
 pub use cert::{Certificate, read_pem_certificates};
@@ -36,4 +39,4 @@ pub use pubkey::Scheme;
 pub use report::{Checksum, Identity, SignatureReport, TimestampReport, VerifyReport};
 pub use sign::{ToSign, attach, extract, hash_only, remove, sign, sign_stream};
 pub use time::UnixTime;
-pub use verify::verify;
+pub use verify::{examine, verify};

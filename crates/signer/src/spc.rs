@@ -57,10 +57,7 @@ impl<'a> IndirectData<'a> {
             // An empty file name; older tools write "<<<Obsolete>>>" there.
             None => element(tag::context(2), &element(tag::context_primitive(0), &[])),
             Some(table) => {
-                let attribute = sequence(&[
-                    &write_oid(oid::SPC_PAGE_HASHES_V2),
-                    &element(tag::SET, &octets(table)),
-                ]);
+                let attribute = sequence(&[&write_oid(oid::SPC_PAGE_HASHES_V2), &element(tag::SET, &octets(table))]);
                 let object = [octets(&PAGE_HASHES_CLASS), octets(&element(tag::SET, &attribute))].concat();
                 element(tag::context(1), &object)
             }

@@ -16,7 +16,8 @@ pub enum Key {
 
 /// An RSA key per size, made once per test program by openssl.
 fn rsa_key(bits: u32, index: usize) -> rsa::PrivateKey {
-    static KEYS: OnceLock<std::sync::Mutex<std::collections::BTreeMap<(u32, usize), rsa::PrivateKey>>> = OnceLock::new();
+    static KEYS: OnceLock<std::sync::Mutex<std::collections::BTreeMap<(u32, usize), rsa::PrivateKey>>> =
+        OnceLock::new();
     let mut keys = KEYS.get_or_init(Default::default).lock().unwrap();
     keys.entry((bits, index))
         .or_insert_with(|| {
