@@ -35,7 +35,7 @@ pub struct Member {
 /// A structure, union or enumeration with its layout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Udt {
-    /// Name; for types without one, a name made from the members.
+    /// Name; for types without one, a name made from the kind and the first member.
     pub name: String,
     /// Unique (decorated) name where the PDB has one.
     pub unique_name: Option<String>,
