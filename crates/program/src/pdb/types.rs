@@ -160,8 +160,7 @@ impl<'a> TypeTable<'a> {
                 out
             }
             0x1008 => {
-                let (result, convention, attributes, _, arguments) =
-                    (c.u32()?, c.u8()?, c.u8()?, c.u16()?, c.u32()?);
+                let (result, convention, attributes, _, arguments) = (c.u32()?, c.u8()?, c.u8()?, c.u16()?, c.u32()?);
                 let special = if attributes & 1 != 0 { " [returns by hidden pointer]" } else { "" };
                 format!("{} {}({}){special}", text(result), calling_convention(convention), text(arguments))
             }

@@ -129,7 +129,9 @@ fn list(
             // Hint, name and terminator, and the byte that keeps the next hint aligned.
             out.area(hint, (3 + name.len() as u64).next_multiple_of(2), ObjectKind::ImportTable);
             out.image_relative(at, hint);
-            if thunks.names != thunks.slots && !thunks.delayed && bytes.bytes(WHAT, slot, 8)? == thunk.0.get(LE).to_le_bytes()
+            if thunks.names != thunks.slots
+                && !thunks.delayed
+                && bytes.bytes(WHAT, slot, 8)? == thunk.0.get(LE).to_le_bytes()
             {
                 out.image_relative(slot, hint);
             }
