@@ -11,6 +11,7 @@ use crate::uses::{User, is_address_taken};
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{Status, function_label};
 use hotgraft_program::{Entity, EntryKind, Form, FunctionId, ImportId, Linkage, ObjectId, ObjectKind, Reference};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why something is in the patch.
@@ -173,15 +174,15 @@ impl Builder<'_, '_> {
     }
 
     fn add_function(&mut self, new: FunctionId, why: Why) {
-        if !self.out.functions.contains_key(&new) {
-            self.out.functions.insert(new, why);
+        if let Entry::Vacant(slot) = self.out.functions.entry(new) {
+            slot.insert(why);
             self.functions.push(new);
         }
     }
 
     fn add_object(&mut self, new: ObjectId, why: Why) {
-        if !self.out.objects.contains_key(&new) {
-            self.out.objects.insert(new, why);
+        if let Entry::Vacant(slot) = self.out.objects.entry(new) {
+            slot.insert(why);
             self.objects.push(new);
         }
     }

@@ -13,6 +13,8 @@ pub mod error;
 pub mod function;
 pub mod image;
 pub mod object;
+pub mod pdb;
+pub mod pe;
 pub mod program;
 pub mod reference;
 pub mod types;

@@ -1,0 +1,3 @@
+//! x
+use crate::cases;
+cases! {}
