@@ -160,8 +160,9 @@ pub(crate) fn relocations(sites: &[u32]) -> Vec<u8> {
         }
     }
     if out.is_empty() {
-        // An empty table would mean that the image cannot be moved: one block without entries.
-        out.extend_from_slice(&[0, 0, 0, 0, 8, 0, 0, 0]);
+        // No table would mean that the image cannot be moved, and readers reject an empty block: two entries of padding.
+        out.extend_from_slice(&PAGE.to_le_bytes());
+        out.extend_from_slice(&[12, 0, 0, 0, 0, 0, 0, 0]);
     }
     out
 }
