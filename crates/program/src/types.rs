@@ -65,6 +65,10 @@ impl Types {
     /// All types with this name (more than one where compilands disagree).
     pub fn by_name<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (UdtId, &'a Udt)> {
         let start = self.udts.partition_point(|u| u.name.as_str() < name);
-        self.udts[start..].iter().enumerate().take_while(move |(_, u)| u.name == name).map(move |(i, u)| (UdtId::from(start + i), u))
+        self.udts[start..]
+            .iter()
+            .enumerate()
+            .take_while(move |(_, u)| u.name == name)
+            .map(move |(i, u)| (UdtId::from(start + i), u))
     }
 }
