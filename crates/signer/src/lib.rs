@@ -1,1 +1,42 @@
 //! Authenticode: sign PE files, verify them, tell who signed.
+#![forbid(unsafe_code)]
+
+mod asn1;
+mod cert;
+mod chain;
+mod cms_build;
+mod cms_read;
+mod crl;
+mod digest;
+mod error;
+mod fault;
+mod keys;
+mod oid;
+mod options;
+mod page_hashes;
+mod pe;
+mod policy;
+mod pubkey;
+mod report;
+mod scan;
+mod sign;
+mod spc;
+mod time;
+mod token;
+mod verify;
+
+pub use cert::{Certificate, read_pem_certificates};
+pub use const_oid::ObjectIdentifier;
+pub use crl::RevocationList;
+pub use digest::DigestAlgorithm;
+pub use error::SignError;
+pub use fault::{Checked, Fault, Place};
+pub use keys::{DigestSigner, SigningKey};
+pub use options::{Existing, SignOptions, Timestamping, Transport};
+pub use pe::Source;
+pub use policy::{Publisher, TrustPolicy};
+pub use pubkey::Scheme;
+pub use report::{Checksum, Identity, SignatureReport, TimestampReport, VerifyReport};
+pub use sign::{ToSign, attach, extract, hash_only, remove, sign, sign_stream};
+pub use time::UnixTime;
+pub use verify::{examine, verify};

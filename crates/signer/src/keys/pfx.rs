@@ -1,0 +1,1 @@
+//! Keys from PKCS#12 (PFX).
