@@ -215,6 +215,7 @@ impl Side {
             mapped: Vec::new(),
             file_size: u64::from(SIZE),
             sha256: [7; 32],
+            sha1: [8; 20],
             base_relocations: Vec::new(),
             pdb: None,
         };
