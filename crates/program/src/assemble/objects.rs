@@ -46,14 +46,13 @@ struct Finder<'a> {
 /// Finds all objects. `raw` holds all references, sorted by site.
 pub fn find(
     image: &Image,
-    pdb: &mut Pdb,
+    pdb: &Pdb,
     directories: &Directories,
     unwind: &UnwindTable,
     found: &Found,
     raw: &[RawReference],
     conflicts: &mut Vec<Conflict>,
 ) -> Objects {
-    let pdb = &*pdb;
     let mut symbols: Vec<&DataSymbol> = pdb.data.iter().chain(&pdb.threads).collect();
     // Of several symbols at an address: typed, longest, global, then by name, so that every build chooses alike.
     symbols.sort_by(|a, b| {
@@ -276,10 +275,8 @@ impl Finder<'_> {
         let symbol = self.by_rva.get(&start).copied();
         let mut piece = Piece { rva: start, end, extent: Extent::Boundary, kind, evidence, symbol };
         let text = kind == ObjectKind::Data && !section.is_writable();
-        if text {
-            if let Some((kind, size)) = strings::recognise(bytes, start.is_multiple_of(4)) {
-                piece = Piece { end: start + size, extent: Extent::Exact, kind, ..piece };
-            }
+        if text && let Some((kind, size)) = strings::recognise(bytes, start.is_multiple_of(4)) {
+            piece = Piece { end: start + size, extent: Extent::Exact, kind, ..piece };
         }
         out.push(piece);
     }
