@@ -250,3 +250,10 @@ pub fn listing(old: &Program, a: FunctionId, new: &Program, b: FunctionId) -> Ve
         })
         .collect()
 }
+
+/// One function as text: RVA and instruction, addresses named, range by range.
+pub fn disassembly(program: &Program, id: FunctionId) -> Vec<(u32, String)> {
+    let code = Code::decode(program, id);
+    let mut printer = crate::code::Printer::new(program, id);
+    code.steps.iter().map(|step| (step.rva, printer.text(step))).collect()
+}

@@ -12,7 +12,7 @@ use crate::program::Program;
 use crate::reference::Form;
 use crate::unwind::{CodeTargetKind, UnwindInfo, UnwindTable};
 use rayon::prelude::*;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 
 /// Rounds of finding functions through the code of those found before.
@@ -434,6 +434,7 @@ impl Finder<'_> {
                 f.problems.push(problem.clone());
             }
         }
+        self.told_tables(&mut functions, &mut tables);
         tables.sort_by_key(|t| (t.rva, t.jump.is_none(), t.function, t.jump));
         Found { functions, facts: all_facts, tables }
     }
@@ -486,6 +487,46 @@ impl Finder<'_> {
                 jump: None,
                 proven: table.bound_proven,
                 references: table.references(self.image).collect(),
+            });
+        }
+    }
+
+    /// Jump tables that the compiler described and the reading of code did not find. Entries that are shifted before
+    /// they are added do not hold addresses in a form that a reference can have; those jumps stay problems.
+    fn told_tables(&self, functions: &mut [Function], tables: &mut Vec<Table>) {
+        let known: FxHashSet<(u32, Option<u32>)> = tables.iter().map(|t| (t.rva, t.jump)).collect();
+        let index = range_index(functions);
+        for told in &self.pdb.switch_tables {
+            if known.contains(&(told.table, Some(told.jump))) || told.shift != 0 || told.width < 4 {
+                continue;
+            }
+            let Some(i) = index.partition_point(|r| r.0 <= told.jump).checked_sub(1) else { continue };
+            let function = &mut functions[index[i].1.index()];
+            if !function.ranges[usize::from(index[i].2)].contains(told.jump) {
+                continue;
+            }
+            let raw = code::RawJumpTable {
+                table: told.table,
+                jump: told.jump,
+                entries: told.entries.min(self.image.size_of_image / u32::from(told.width)),
+                width: told.width,
+                form: told.form(),
+                anchor: if told.absolute { 0 } else { told.base },
+                bound_proven: true,
+            };
+            let references: Vec<_> = raw.references(self.image).collect();
+            if references.len() != raw.entries as usize {
+                continue;
+            }
+            function.problems.retain(|p| !(p.rva == told.jump && p.key.starts_with("code.indirect_jump")));
+            tables.push(Table {
+                rva: raw.table,
+                entries: raw.entries,
+                width: raw.width,
+                function: index[i].1,
+                jump: Some(raw.jump),
+                proven: true,
+                references,
             });
         }
     }

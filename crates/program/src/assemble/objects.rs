@@ -267,7 +267,8 @@ impl Finder<'_> {
         let kind = self.plain_kind(start);
         let symbol = self.by_rva.get(&start).copied();
         let mut piece = Piece { rva: start, end, extent: Extent::Boundary, kind, evidence, symbol };
-        if kind == ObjectKind::Data && !zero {
+        let text = kind == ObjectKind::Data && !section.is_writable();
+        if text {
             if let Some((kind, size)) = strings::recognise(bytes, start.is_multiple_of(4)) {
                 piece = Piece { end: start + size, extent: Extent::Exact, kind, ..piece };
             }
@@ -315,7 +316,6 @@ impl Finder<'_> {
             scope: None,
             linkage: match symbol {
                 Some(s) if s.global => Linkage::Global,
-                Some(_) if public.is_none() => Linkage::Local,
                 Some(_) => Linkage::Local,
                 None if public.is_some() => Linkage::Global,
                 None => Linkage::Unknown,
