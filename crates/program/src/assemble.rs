@@ -43,9 +43,9 @@ pub fn program(image: Image, pdb: Option<Pdb>) -> Result<Program> {
     let pointers = references::pointers(&image, &mut conflicts);
     let found = functions::find(&image, &pdb, &directories, &unwind, &pointers, &names, &mut conflicts);
 
-    let mut raw = references::collect(&image, &directories, &unwind, &pointers, &found);
-    let objects = objects::find(&image, &mut pdb, &directories, &unwind, &found, &raw, &mut conflicts);
-    references::add_tables(&image, &found, &objects, &pdb, &mut raw);
+    let mut raw = references::collect(&directories, &unwind, &pointers, &found);
+    let objects = objects::find(&image, &pdb, &directories, &unwind, &found, &raw, &mut conflicts);
+    references::add_tables(&image, &objects, &mut raw);
     references::sort(&mut raw, &mut conflicts);
 
     let ranges = functions::range_index(&found.functions);

@@ -4,7 +4,7 @@
 //! between them is cut at every border: symbols without a type, public names, contributions of object files, and every
 //! address that anything refers to.
 
-use super::pieces::{Piece, disjoint};
+use super::pieces::{Piece, disjoint, joins};
 use super::{Conflict, Found, Table, strings};
 use crate::code::RawReference;
 use crate::entity::{FunctionId, ObjectId};
@@ -46,14 +46,13 @@ struct Finder<'a> {
 /// Finds all objects. `raw` holds all references, sorted by site.
 pub fn find(
     image: &Image,
-    pdb: &mut Pdb,
+    pdb: &Pdb,
     directories: &Directories,
     unwind: &UnwindTable,
     found: &Found,
     raw: &[RawReference],
     conflicts: &mut Vec<Conflict>,
 ) -> Objects {
-    let pdb = &*pdb;
     let mut symbols: Vec<&DataSymbol> = pdb.data.iter().chain(&pdb.threads).collect();
     // Of several symbols at an address: typed, longest, global, then by name, so that every build chooses alike.
     symbols.sort_by(|a, b| {
@@ -65,7 +64,7 @@ pub fn find(
         by_rva.entry(s.rva).or_insert(i);
     }
     let mut publics: FxHashMap<u32, &str> = FxHashMap::default();
-    for p in &pdb.publics {
+    for p in pdb.publics.iter().filter(|p| !is_marker(&p.name)) {
         publics.entry(p.rva).or_insert(&p.name);
     }
     let public_by_name = pdb.publics.iter().map(|p| (p.name.as_str(), p.rva)).collect();
@@ -143,6 +142,14 @@ impl Finder<'_> {
                 add(start, size, ObjectKind::InitializerTable, Extent::Exact, Evidence::PDB_PUBLIC, None);
             }
         }
+        // Code refers to places inside of a vtable, which are no objects of their own.
+        for (i, p) in self.pdb.publics.iter().enumerate() {
+            let Some(kind) = kind_by_name(&p.name) else { continue };
+            let next = self.pdb.publics[i + 1..].iter().map(|n| n.rva).find(|&rva| rva > p.rva);
+            let Some(end) = self.contribution(p.rva).map(|c| c.rva + c.size) else { continue };
+            let end = next.map_or(end, |n| n.min(end));
+            add(p.rva, (end - p.rva).into(), kind, Extent::Boundary, Evidence::PDB_PUBLIC, None);
+        }
         for (i, symbol) in self.symbols.iter().enumerate() {
             if let Some(size) = symbol.size
                 && self.by_rva.get(&symbol.rva) == Some(&i)
@@ -178,7 +185,7 @@ impl Finder<'_> {
         for s in &self.symbols {
             add(s.rva, Evidence::PDB_SYMBOL, true);
         }
-        for p in &self.pdb.publics {
+        for p in self.pdb.publics.iter().filter(|p| !is_marker(&p.name)) {
             add(p.rva, Evidence::PDB_PUBLIC, true);
         }
         for c in &self.pdb.contributions {
@@ -268,10 +275,8 @@ impl Finder<'_> {
         let symbol = self.by_rva.get(&start).copied();
         let mut piece = Piece { rva: start, end, extent: Extent::Boundary, kind, evidence, symbol };
         let text = kind == ObjectKind::Data && !section.is_writable();
-        if text {
-            if let Some((kind, size)) = strings::recognise(bytes, start.is_multiple_of(4)) {
-                piece = Piece { end: start + size, extent: Extent::Exact, kind, ..piece };
-            }
+        if text && let Some((kind, size)) = strings::recognise(bytes, start.is_multiple_of(4)) {
+            piece = Piece { end: start + size, extent: Extent::Exact, kind, ..piece };
         }
         out.push(piece);
     }
@@ -282,8 +287,11 @@ impl Finder<'_> {
 
     fn object(&self, piece: &Piece) -> Object {
         let section = self.image.section_at(piece.rva);
-        let symbol = piece.symbol.or_else(|| self.by_rva.get(&piece.rva).copied()).map(|i| self.symbols[i]);
-        let public = self.publics.get(&piece.rva).copied();
+        // A name at the start of a table of the linker is that of its first entry.
+        let nameless = joins(piece.kind) && piece.kind != ObjectKind::InitializerTable;
+        let symbol = piece.symbol.or_else(|| self.by_rva.get(&piece.rva).copied());
+        let symbol = symbol.filter(|_| !nameless).map(|i| self.symbols[i]);
+        let public = self.publics.get(&piece.rva).copied().filter(|_| !nameless);
         let mut evidence = piece.evidence;
         if symbol.is_some() {
             evidence |= Evidence::PDB_SYMBOL;
@@ -345,6 +353,11 @@ fn is_text_type(type_name: &str) -> bool {
         element.trim_start_matches("const ").trim_start_matches("volatile "),
         "char" | "unsigned char" | "signed char" | "wchar_t" | "char16_t" | "char8_t"
     )
+}
+
+/// Names that mingw's linker script gives to the ends of a list that is usually empty: they stand at whatever comes next.
+fn is_marker(name: &str) -> bool {
+    matches!(name, "__RUNTIME_PSEUDO_RELOC_LIST__" | "__RUNTIME_PSEUDO_RELOC_LIST_END__")
 }
 
 /// Kinds that decorated names tell.
