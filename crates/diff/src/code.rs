@@ -124,7 +124,7 @@ fn step(i: &Instruction, offsets: &iced_x86::ConstantOffsets, raw: &[u8], inside
             exact_but_immediate = hash(&masked[..len]);
         }
     }
-    let takes_address = i.mnemonic() == iced_x86::Mnemonic::Lea || !i.is_ip_rel_memory_operand();
+    let takes_address = i.mnemonic() == Mnemonic::Lea || !i.is_ip_rel_memory_operand();
     Step {
         rva,
         len: raw.len() as u8,

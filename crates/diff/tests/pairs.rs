@@ -409,7 +409,7 @@ fn layout_of_types() {
     };
     let with = |offset| {
         let mut s = sample();
-        s.types = Types { udts: vec![udt(offset)] };
+        s.types = Types { udts: vec![udt(offset)], ..Types::default() };
         s
     };
     assert_eq!(diff(&with(0), &with(0)), none());
