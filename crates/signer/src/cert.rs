@@ -294,7 +294,8 @@ impl Extensions {
             | oid::CRL_DISTRIBUTION_POINTS
             | oid::AUTHORITY_INFO_ACCESS => return Ok(()),
             _ => {
-                if critical {
+                // Name constraints that are passed over would widen what an authority may vouch for.
+                if critical || id == oid::NAME_CONSTRAINTS {
                     self.unknown_critical = Some(id);
                 }
                 return Ok(());

@@ -32,11 +32,6 @@ impl<'a> Reader<'a> {
         Reader { bytes, at: 0, place }
     }
 
-    /// A reader whose offsets count from `at`.
-    pub(crate) fn new_at(bytes: &'a [u8], at: usize, place: Place) -> Reader<'a> {
-        Reader { bytes, at, place }
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
