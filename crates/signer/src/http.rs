@@ -52,10 +52,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// What each server said, when none answers.
-pub fn http_transport(
-    urls: Vec<String>,
-    attempts: u32,
-) -> impl Fn(&[u8]) -> Result<Vec<u8>, String> {
+pub fn http_transport(urls: Vec<String>, attempts: u32) -> impl Fn(&[u8]) -> Result<Vec<u8>, String> {
     move |request| {
         let mut failures = Vec::new();
         for attempt in 0..attempts.max(1) {

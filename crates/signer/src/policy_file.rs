@@ -93,7 +93,9 @@ impl TrustPolicy {
             let roots = vec![Certificate::from_der(&bytes).map_err(own)?];
             return Ok(TrustPolicy { roots, ..TrustPolicy::default() });
         }
-        if bytes.windows(11).any(|w| w == b"-----BEGIN ") && !bytes.windows(SCHEMA.len()).any(|w| w == SCHEMA.as_bytes()) {
+        if bytes.windows(11).any(|w| w == b"-----BEGIN ")
+            && !bytes.windows(SCHEMA.len()).any(|w| w == SCHEMA.as_bytes())
+        {
             return TrustPolicy::from_pem_roots(&bytes).map_err(own);
         }
         let file = PolicyFile::parse(&bytes).map_err(own)?;

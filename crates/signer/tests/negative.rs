@@ -77,21 +77,30 @@ impl Bench {
 
 #[derive(Default)]
 struct Cases {
-    list: Vec<(String, Vec<u8>, Option<&'static str>, Option<TrustPolicy>)>,
+    list: Vec<Case>,
+}
+
+struct Case {
+    name: String,
+    file: Vec<u8>,
+    /// None: accepted.
+    reason: Option<&'static str>,
+    /// None: the usual one.
+    trust: Option<TrustPolicy>,
 }
 
 impl Cases {
     fn refused(&mut self, name: &str, file: Vec<u8>, reason: &'static str) {
-        self.list.push((name.to_owned(), file, Some(reason), None));
+        self.list.push(Case { name: name.to_owned(), file, reason: Some(reason), trust: None });
     }
 
     fn refused_by(&mut self, name: &str, file: Vec<u8>, reason: &'static str, trust: TrustPolicy) {
-        self.list.push((name.to_owned(), file, Some(reason), Some(trust)));
+        self.list.push(Case { name: name.to_owned(), file, reason: Some(reason), trust: Some(trust) });
     }
 
     /// Controls: what must be accepted, so that a refusal of everything does not pass.
     fn accepted(&mut self, name: &str, file: Vec<u8>) {
-        self.list.push((name.to_owned(), file, None, None));
+        self.list.push(Case { name: name.to_owned(), file, reason: None, trust: None });
     }
 }
 
@@ -117,7 +126,11 @@ fn table_cases(b: &Bench, c: &mut Cases) {
     c.accepted("control", signed.clone());
     c.accepted("wrong checksum is not about the signature", edit(&signed, |f| put32(f, CHECKSUM, 0xdead_beef)));
     c.refused("8 zero bytes inside the certificate", edit(&signed, |f| grow(f, &[0; 8], true)), "malformed");
-    c.refused("32 bytes inside the certificate (CVE-2013-3900)", edit(&signed, |f| grow(f, &[0x45; 32], true)), "malformed");
+    c.refused(
+        "32 bytes inside the certificate (CVE-2013-3900)",
+        edit(&signed, |f| grow(f, &[0x45; 32], true)),
+        "malformed",
+    );
     c.refused("4 KiB inside the certificate", edit(&signed, |f| grow(f, &[0x45; 4096], true)), "malformed");
     c.refused("32 bytes behind the certificate", edit(&signed, |f| grow(f, &[0x45; 32], false)), "malformed");
     c.refused("8 zero bytes behind the certificate", edit(&signed, |f| grow(f, &[0; 8], false)), "malformed");
@@ -127,9 +140,15 @@ fn table_cases(b: &Bench, c: &mut Cases) {
         c.refused(&format!("dwLength {length:#x}"), edit(&signed, |f| put32(f, at, length)), "malformed");
     }
     for length in [0, 1, 8, size - 8, size - 1, size + 8, 0x7fff_ffff, 0xffff_fff8, 0xffff_ffff] {
-        c.refused(&format!("directory size {length:#x}"), edit(&signed, |f| put32(f, security + 4, length)), "malformed");
+        c.refused(
+            &format!("directory size {length:#x}"),
+            edit(&signed, |f| put32(f, security + 4, length)),
+            "malformed",
+        );
     }
-    for offset in [0, 1, 0x80, 0x400, at as u32 - 8, at as u32 + 8, at as u32 + 1, 0x7fff_ffff, 0xffff_fff8, 0xffff_ffff] {
+    for offset in
+        [0, 1, 0x80, 0x400, at as u32 - 8, at as u32 + 8, at as u32 + 1, 0x7fff_ffff, 0xffff_fff8, 0xffff_ffff]
+    {
         c.refused(&format!("directory offset {offset:#x}"), edit(&signed, |f| put32(f, security, offset)), "malformed");
     }
     for revision in [0, 0x100, 0x201, 0xffff] {
@@ -162,24 +181,32 @@ fn table_cases(b: &Bench, c: &mut Cases) {
     }
     c.refused("directory zeroed, table kept", edit(&signed, |f| f[security..security + 8].fill(0)), "unsigned");
     c.refused("no signature at all", b.pe.clone(), "unsigned");
-    c.refused("padding is not zero", edit(&signed, |f| {
-        // Make room for padding whatever the length of the signature.
-        let length = 8 + der;
-        f.truncate(at + length);
-        f.resize((at + length).next_multiple_of(8), 0x55);
-        if length % 8 == 0 {
-            f.extend_from_slice(&[0x55; 8]);
-        }
-        let size = (f.len() - at) as u32;
-        put32(f, at, size);
-        put32(f, security + 4, size);
-    }), "malformed");
+    c.refused(
+        "padding is not zero",
+        edit(&signed, |f| {
+            // Make room for padding whatever the length of the signature.
+            let length = 8 + der;
+            f.truncate(at + length);
+            f.resize((at + length).next_multiple_of(8), 0x55);
+            if length.is_multiple_of(8) {
+                f.extend_from_slice(&[0x55; 8]);
+            }
+            let size = (f.len() - at) as u32;
+            put32(f, at, size);
+            put32(f, security + 4, size);
+        }),
+        "malformed",
+    );
     c.refused("an empty file", vec![], "malformed");
     c.refused("MZ alone", b"MZ".to_vec(), "malformed");
     c.refused("a PE header outside of the file", edit(&signed, |f| put32(f, 0x3c, 0xffff_ffff)), "malformed");
     c.refused("another magic", edit(&signed, |f| put16(f, pe::OPTIONAL, 0x107)), "malformed");
     c.refused("a short optional header", edit(&signed, |f| put16(f, pe::PE_OFFSET + 20, 0x60)), "malformed");
-    c.refused("SizeOfHeaders beyond the file", edit(&signed, |f| put32(f, pe::OPTIONAL + 60, 0x1000_0000)), "malformed");
+    c.refused(
+        "SizeOfHeaders beyond the file",
+        edit(&signed, |f| put32(f, pe::OPTIONAL + 60, 0x1000_0000)),
+        "malformed",
+    );
     c.refused("SizeOfHeaders of 0", edit(&signed, |f| put32(f, pe::OPTIONAL + 60, 0)), "malformed");
     c.refused("65535 sections", edit(&signed, |f| put16(f, pe::PE_OFFSET + 6, 0xffff)), "malformed");
     let last = b.shape.section_table() + 80;
@@ -190,7 +217,9 @@ fn table_cases(b: &Bench, c: &mut Cases) {
     c.refused("a section that leaves a gap", edit(&signed, |f| put32(f, last - 40 + 16, 0)), "ambiguous_layout");
     let gap = Shape { gap: 0x200, ..Shape::default() }.build();
     c.refused("signed with a gap", embed(&gap, &Forge::new(&gap, &b.leaf, &[&b.root]).finish()), "ambiguous_layout");
-    for (name, at) in [("DOS stub", 0x50), ("section table", b.shape.section_table()), ("code", 0x500), ("last byte", at - 1)] {
+    for (name, at) in
+        [("DOS stub", 0x50), ("section table", b.shape.section_table()), ("code", 0x500), ("last byte", at - 1)]
+    {
         c.refused(&format!("a changed byte: {name}"), edit(&signed, |f| f[at] ^= 1), "digest_mismatch");
     }
     c.refused("another subsystem", edit(&signed, |f| put16(f, pe::OPTIONAL + 68, 3)), "digest_mismatch");
@@ -209,17 +238,25 @@ fn der_cases(b: &Bench, c: &mut Cases) {
     c.refused("high tag number", file(&edit(&whole, |d| d[0] = 0x3f)), "malformed");
     c.refused("truncated within", file(&whole[..whole.len() - 9]), "malformed");
     c.refused("nothing but zeros", file(&[0; 64]), "malformed");
-    c.refused("trailing element in ContentInfo", {
-        let inner = &parts(&whole)[0].1;
-        file(&seq(&[inner.clone(), null()]))
-    }, "malformed");
-    c.refused("deeply nested sequences", {
-        let mut deep = vec![];
-        for _ in 0..5000 {
-            deep = seq(&[deep]);
-        }
-        file(&deep)
-    }, "malformed");
+    c.refused(
+        "trailing element in ContentInfo",
+        {
+            let inner = &parts(&whole)[0].1;
+            file(&seq(&[inner.clone(), null()]))
+        },
+        "malformed",
+    );
+    c.refused(
+        "deeply nested sequences",
+        {
+            let mut deep = vec![];
+            for _ in 0..5000 {
+                deep = seq(&[deep]);
+            }
+            file(&deep)
+        },
+        "malformed",
+    );
 
     let mut forged = |name: &str, reason: &'static str, change: &dyn Fn(&mut Forge)| {
         let mut forge = b.forge();
@@ -349,10 +386,11 @@ fn content_cases(b: &Bench, c: &mut Cases) {
     over("MD5 digest", "weak_algorithm", indirect(MD5, &good[..16]));
     over("unknown digest", "unsupported", indirect("1.2.3", &good));
     over("SHA-384 of the file, SHA-256 of the signature", "digest_mismatch", indirect(SHA384, &[0; 48]));
-    over("not of a PE image", "unsupported", seq(&[
-        seq(&[oid("1.3.6.1.4.1.311.2.1.30"), seq(&[])]),
-        seq(&[algorithm(SHA256), octets(&good)]),
-    ]));
+    over(
+        "not of a PE image",
+        "unsupported",
+        seq(&[seq(&[oid("1.3.6.1.4.1.311.2.1.30"), seq(&[])]), seq(&[algorithm(SHA256), octets(&good)])]),
+    );
     over("a third field", "malformed", {
         let inner = parts(&indirect(SHA256, &good))[0].1.clone();
         seq(&[inner, null()])
@@ -379,7 +417,11 @@ fn content_cases(b: &Bench, c: &mut Cases) {
     pages("a byte too many", "malformed", [&table[..], &[0]].concat());
     pages("pages in another order", "malformed", [&table[36..72], &table[..36], &table[72..]].concat());
     for entry in [0, 1, entries - 2] {
-        pages(&format!("page {entry} has another hash"), "page_hash_mismatch", edit(&table, |t| t[36 * entry + 4] ^= 1));
+        pages(
+            &format!("page {entry} has another hash"),
+            "page_hash_mismatch",
+            edit(&table, |t| t[36 * entry + 4] ^= 1),
+        );
     }
     pages("the last entry has a hash", "page_hash_mismatch", edit(&table, |t| *t.last_mut().unwrap() = 1));
     pages("the last entry has another offset", "malformed", edit(&table, |t| t[36 * (entries - 1)] ^= 1));
@@ -388,7 +430,11 @@ fn content_cases(b: &Bench, c: &mut Cases) {
     let unknown = indirect_with(SHA256, &good, page_link("1.3.6.1.4.1.311.2.3.9", &table));
     c.refused("page hashes of an unknown kind", b.file(&Forge::over(unknown, &b.leaf, &[&b.root])), "unsupported");
     let twice = edit(&b.pe, |f| f[0x500] ^= 1);
-    let forge = Forge::over(indirect_with(SHA256, &digest(&twice), page_link("1.3.6.1.4.1.311.2.3.2", &table)), &b.leaf, &[&b.root]);
+    let forge = Forge::over(
+        indirect_with(SHA256, &digest(&twice), page_link("1.3.6.1.4.1.311.2.3.2", &table)),
+        &b.leaf,
+        &[&b.root],
+    );
     c.refused("the digest of one file, the pages of another", embed(&twice, &forge.finish()), "page_hash_mismatch");
 }
 
@@ -525,7 +571,8 @@ fn chain_cases(b: &Bench, c: &mut Cases) {
     renamed.der[at] = b'p';
     c.refused("a leaf whose subject is changed", forge(&renamed, &[&b.root]), "untrusted");
     // A decoy with the leaf's issuer and serial number.
-    let decoy = Entity::issue(Template { subject: "Decoy".into(), ..b.leaf.template.clone() }, Key::p256(9), Some(&b.root));
+    let decoy =
+        Entity::issue(Template { subject: "Decoy".into(), ..b.leaf.template.clone() }, Key::p256(9), Some(&b.root));
     let mut both = b.forge();
     both.certificates.insert(0, decoy.der.clone());
     c.accepted("control: a decoy beside the leaf", b.file(&both));
@@ -673,7 +720,11 @@ fn timestamp_cases(b: &Bench, c: &mut Cases) {
     c.refused("an empty token", b.file(&empty), "bad_timestamp");
 
     // An expired leaf: only a good and trusted timestamp helps.
-    let expired = Entity::issue(Template { not_after: "260701000000Z".into(), ..Template::leaf("Publisher") }, Key::p256(2), Some(&b.root));
+    let expired = Entity::issue(
+        Template { not_after: "260701000000Z".into(), ..Template::leaf("Publisher") },
+        Key::p256(2),
+        Some(&b.root),
+    );
     let stamped = |tsa: &Entity, tsa_root: &Entity, time: &str| {
         let mut forge = Forge::new(&b.pe, &expired, &[&b.root]);
         let signature = forge.signature();
@@ -703,7 +754,9 @@ fn timestamp_cases(b: &Bench, c: &mut Cases) {
         let mut forge = b.forge();
         let signature = forge.signature();
         forge.signature = Some(signature.clone());
-        forge.unsigned.push(attribute(RFC3161, &[Token::over(&signature, &other).forge(&other, &[&other_root]).finish()]));
+        forge
+            .unsigned
+            .push(attribute(RFC3161, &[Token::over(&signature, &other).forge(&other, &[&other_root]).finish()]));
         b.file(&forge)
     };
     c.accepted("control: a stamp of somebody unknown does not harm", unknown.clone());
@@ -770,7 +823,7 @@ fn every_mutation_is_refused_for_its_reason() {
     let mut wrong = vec![];
     let mut names = std::collections::BTreeSet::new();
     let (mut refused, mut accepted) = (0, 0);
-    for (name, file, reason, trust) in &c.list {
+    for Case { name, file, reason, trust } in &c.list {
         assert!(names.insert(name), "two cases named {name}");
         let trust = trust.clone().unwrap_or_else(|| b.trust());
         let found = verify(file, &trust, NOW);

@@ -179,6 +179,7 @@ fn check_mac(mac: &Tlv<'_>, content: &[u8], password: &mut Password<'_>) -> Resu
     if digest == oid::PBMAC1 {
         return pbmac1(&algorithm, content, stated, password.text);
     }
+    Reader::new(algorithm.raw, Place::Key).plain_algorithm("the MAC's algorithm")?;
     let good = |password: &[u8]| {
         Ok(match digest {
             oid::SHA1 => hmac_matches::<Sha1, Hmac<Sha1>>(content, stated, password, salt, rounds),

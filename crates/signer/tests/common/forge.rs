@@ -70,10 +70,7 @@ pub fn indirect(digest_algorithm: &str, digest: &[u8]) -> Vec<u8> {
 /// The same with this SpcLink.
 pub fn indirect_with(digest_algorithm: &str, digest: &[u8], link: Vec<u8>) -> Vec<u8> {
     let image = seq(&[bits(&[]), tlv(0xa0, &link)]);
-    seq(&[
-        seq(&[oid("1.3.6.1.4.1.311.2.1.15"), image]),
-        seq(&[algorithm(digest_algorithm), octets(digest)]),
-    ])
+    seq(&[seq(&[oid("1.3.6.1.4.1.311.2.1.15"), image]), seq(&[algorithm(digest_algorithm), octets(digest)])])
 }
 
 /// SpcLink with a page hash table.
@@ -179,11 +176,8 @@ impl Forge {
     pub fn finish(&self) -> Vec<u8> {
         let mut signers = if self.no_signer { vec![] } else { vec![self.signer()] };
         signers.extend(self.more_signers.iter().cloned());
-        let mut body = vec![
-            int(self.version),
-            set(&self.digests),
-            seq(&[oid(&self.content_type), tlv(0xa0, &self.content)]),
-        ];
+        let mut body =
+            vec![int(self.version), set(&self.digests), seq(&[oid(&self.content_type), tlv(0xa0, &self.content)])];
         if !self.certificates.is_empty() {
             body.push(tlv(0xa0, &self.certificates.concat()));
         }
