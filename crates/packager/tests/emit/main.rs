@@ -5,3 +5,4 @@
 mod common;
 mod near;
 mod parsed;
+mod tools;
