@@ -90,9 +90,10 @@ impl Judge<'_, '_> {
         let (f, g) = (&old.functions[a.index()], &new.functions[b.index()]);
         let context = Context { home: Some((a, b)), owner: Node::Function(a, b), end_of_home: false };
         f.ranges.len() == g.ranges.len()
-            && f.ranges.iter().zip(&g.ranges).all(|(r, s)| {
-                r.kind == s.kind && r.size == s.size && self.runs(r.rva, s.rva, r.size, context, relied)
-            })
+            && f.ranges
+                .iter()
+                .zip(&g.ranges)
+                .all(|(r, s)| r.kind == s.kind && r.size == s.size && self.runs(r.rva, s.rva, r.size, context, relied))
             && self.unwinds(a, b, relied)
     }
 
@@ -152,7 +153,8 @@ impl Judge<'_, '_> {
             // The same bytes may be cut into objects elsewhere, by a reference into them.
             None if !o.writable && !self.m.old.has_identity(a) && !self.m.new.has_identity(b) => {
                 let size = significant_size(old, o).max(significant_size(new, p));
-                is_constant_run(old, o.rva, size) && is_constant_run(new, p.rva, size)
+                is_constant_run(old, o.rva, size)
+                    && is_constant_run(new, p.rva, size)
                     && self.runs(o.rva, p.rva, size, context, relied)
             }
             None => false,
@@ -200,11 +202,7 @@ impl Judge<'_, '_> {
             }
             (Entity::Import(i), Entity::Import(k)) => {
                 let (i, k) = (&old.imports[i.index()], &new.imports[k.index()]);
-                if i.name == k.name
-                    && i.delayed == k.delayed
-                    && i.dll.eq_ignore_ascii_case(&k.dll)
-                    && same_place
-                {
+                if i.name == k.name && i.delayed == k.delayed && i.dll.eq_ignore_ascii_case(&k.dll) && same_place {
                     return Ok(());
                 }
                 Apart::Reference
@@ -304,7 +302,8 @@ impl Judge<'_, '_> {
             return true;
         }
         let Node::Function(a, b) = context.owner else { return true };
-        let computes = |side: &crate::side::Side<'_>, id, site| side.code(id).step_at(site).is_some_and(|s| s.takes_address);
+        let computes =
+            |side: &crate::side::Side<'_>, id, site| side.code(id).step_at(site).is_some_and(|s| s.takes_address);
         computes(&self.m.old, a, x.site) && computes(&self.m.new, b, y.site)
     }
 
@@ -405,6 +404,5 @@ fn same_place_or_end(f: &Function, x: u32, g: &Function, y: u32) -> bool {
 
 /// The same bytes of the functions are covered.
 fn same_cover(f: &Function, u: &UnwindInfo, g: &Function, v: &UnwindInfo) -> bool {
-    same_place_or_end(f, u.begin, g, v.begin)
-        && u.end.wrapping_sub(u.begin) == v.end.wrapping_sub(v.begin)
+    same_place_or_end(f, u.begin, g, v.begin) && u.end.wrapping_sub(u.begin) == v.end.wrapping_sub(v.begin)
 }

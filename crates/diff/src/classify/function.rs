@@ -15,7 +15,12 @@ const LISTED: usize = 64;
 const LINE_SPREAD: i64 = 40;
 
 /// All differences of a pair that the fixed point found unequal.
-pub(crate) fn changes(judge: &Judge<'_, '_>, a: FunctionId, b: FunctionId, changed_names: &dyn Fn(&str) -> bool) -> Vec<Change> {
+pub(crate) fn changes(
+    judge: &Judge<'_, '_>,
+    a: FunctionId,
+    b: FunctionId,
+    changed_names: &dyn Fn(&str) -> bool,
+) -> Vec<Change> {
     let m = judge.m;
     let (old, new) = (m.old.program, m.new.program);
     let (f, g) = (&old.functions[a.index()], &new.functions[b.index()]);
@@ -84,11 +89,7 @@ pub(crate) fn changes(judge: &Judge<'_, '_>, a: FunctionId, b: FunctionId, chang
                 key: "function.line_only",
                 old_rva: Some(x[*i].rva),
                 new_rva: Some(y[*j].rva),
-                text: format!(
-                    "`{}` became `{}`: the constant follows the source line",
-                    p.text(&x[*i]),
-                    q.text(&y[*j])
-                ),
+                text: format!("`{}` became `{}`: the constant follows the source line", p.text(&x[*i]), q.text(&y[*j])),
             });
         }
     } else if let Some((i, j)) = instructions.first() {
@@ -132,12 +133,7 @@ pub(crate) fn changes(judge: &Judge<'_, '_>, a: FunctionId, b: FunctionId, chang
         });
     }
     if let Some(text) = inlined(&f.inlined, &g.inlined, changed_names) {
-        changes.push(Change {
-            key: "function.inlined.changed",
-            old_rva: Some(f.rva()),
-            new_rva: Some(g.rva()),
-            text,
-        });
+        changes.push(Change { key: "function.inlined.changed", old_rva: Some(f.rva()), new_rva: Some(g.rva()), text });
     }
     // The first differing place first, whatever kind of difference it is.
     changes.sort_by_key(|c| (rank(c.key), c.old_rva, c.new_rva));
