@@ -1,5 +1,6 @@
 //! What is emitted, read again byte by byte.
 
+mod any;
 #[allow(dead_code)]
 #[path = "../rules/common.rs"]
 mod common;
