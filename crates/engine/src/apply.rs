@@ -174,9 +174,7 @@ pub fn apply(
     let image = pe::expand(patch.bytes(), patch.headers()).map_err(PatchError::Image)?;
     let imports = place::resolve_imports(space, patch, &image)?;
 
-    let previous = active
-        .as_ref()
-        .map(|found| Previous { sequence: found.record.sequence, record: found.address });
+    let previous = active.as_ref().map(|found| Previous { sequence: found.record.sequence, record: found.address });
     let job = Job { patch, base: &base, image, imports, signer: signer.clone(), previous };
     let reused = job.find_placed(space, &records)?;
     let mut placed = match &reused {

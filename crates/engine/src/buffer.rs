@@ -29,6 +29,8 @@ struct Block {
 #[derive(Clone, Debug, Default)]
 pub struct BufferSpace {
     blocks: BTreeMap<u64, Block>,
+    /// Address space that is taken but holds nothing: (address, bytes).
+    reserved: Vec<(u64, u64)>,
     /// (dll in lower case, name) in the order of first use.
     imports: Vec<(String, String)>,
     threads: Vec<ThreadState>,
@@ -68,8 +70,9 @@ impl BufferSpace {
             slot.copy_from_slice(&base.to_le_bytes());
         }
         image.resize(image.len().next_multiple_of(PAGE as usize), 0);
-        let fits = base % GRANULARITY == 0 && base >= GRANULARITY && base.saturating_add(image.len() as u64) <= TOP;
-        if !fits || !self.is_free(base, image.len() as u64) {
+        let fits =
+            base.is_multiple_of(GRANULARITY) && base >= GRANULARITY && base.saturating_add(image.len() as u64) <= TOP;
+        if !fits || self.in_the_way(base, image.len() as u64).is_some() {
             return Err(PeError { at: base, expected: "free memory at this load address" });
         }
         let mut protections = vec![Protection::Read; image.len() / PAGE as usize];
@@ -97,16 +100,17 @@ impl BufferSpace {
         }
     }
 
-    /// Occupy memory (read-write), to make it scarce.
-    pub fn occupy(&mut self, address: u64, size: u64) {
-        let size = size.next_multiple_of(PAGE) as usize;
-        let protections = vec![Protection::ReadWrite; size / PAGE as usize];
-        self.blocks.insert(address, Block { bytes: vec![0; size], protections, image: None });
+    /// Take address space without memory behind it, to make room scarce.
+    pub fn reserve(&mut self, address: u64, size: u64) {
+        self.reserved.push((address, size));
     }
 
-    fn is_free(&self, address: u64, size: u64) -> bool {
-        let below = self.blocks.range(..address + size).next_back();
-        below.is_none_or(|(start, block)| start + block.bytes.len() as u64 <= address)
+    /// End of what is in the way of an allocation (VA), if anything is.
+    fn in_the_way(&self, address: u64, size: u64) -> Option<u64> {
+        let end = address + size;
+        let below = self.blocks.range(..end).next_back().map(|(&start, block)| (start, block.bytes.len() as u64));
+        let overlaps = |&(start, size): &(u64, u64)| start < end && start.saturating_add(size) > address;
+        below.iter().chain(&self.reserved).filter(|taken| overlaps(taken)).map(|(start, size)| start + size).max()
     }
 
     fn import_address(&mut self, dll: &str, name: &str) -> u64 {
@@ -273,14 +277,14 @@ impl AddressSpace for BufferSpace {
         let size = size.next_multiple_of(PAGE);
         let mut at = reach.0.max(GRANULARITY).next_multiple_of(GRANULARITY);
         while at.checked_add(size).is_some_and(|end| end - 1 <= reach.1 && end <= TOP) {
-            if self.is_free(at, size) {
-                self.occupy(at, size);
-                return Ok(at);
+            match self.in_the_way(at, size) {
+                Some(end) => at = end.next_multiple_of(GRANULARITY),
+                None => {
+                    let protections = vec![Protection::ReadWrite; (size / PAGE) as usize];
+                    self.blocks.insert(at, Block { bytes: vec![0; size as usize], protections, image: None });
+                    return Ok(at);
+                }
             }
-            // Behind whatever is in the way.
-            let below = self.blocks.range(..at + size).next_back();
-            let end = below.map_or(at + 1, |(start, block)| start + block.bytes.len() as u64);
-            at = end.next_multiple_of(GRANULARITY);
         }
         error("map", reach.0, size, "no room within reach")
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use hotgraft_hotpatch::graft::guarded_digest;
 use hotgraft_hotpatch::{BaseIdentity, Graft};
-use sha2::{Digest, Sha256};
 
 use crate::error::ApplyError;
 use crate::memory::{MappedImage, read_bytes};
@@ -83,35 +83,6 @@ pub fn find_base(space: &dyn AddressSpace, graft: &Graft) -> Result<u64, ApplyEr
 /// Bytes that the redirects of an applied patch cover: address to original byte.
 pub(crate) type Overlay = BTreeMap<u64, u8>;
 
-/// `size` bytes at `rva` as the base file has them after relocation to any address: every field of `relocations`
-/// reduced to its RVA, the bytes under redirects taken from `originals`.
-pub(crate) fn canonical(
-    space: &dyn AddressSpace,
-    image: &MappedImage,
-    relocations: &[u32],
-    originals: &Overlay,
-    rva: u32,
-    size: u32,
-) -> Result<Vec<u8>, ApplyError> {
-    let start = image.base + rva as u64;
-    let mut bytes = read_bytes(space, start, size as usize)?;
-    for (&address, &byte) in originals.range(start..start + size as u64) {
-        bytes[(address - start) as usize] = byte;
-    }
-    // A field may begin up to 7 bytes before the range.
-    let first = relocations.partition_point(|&place| place as u64 + 8 <= rva as u64);
-    for &place in relocations[first..].iter().take_while(|&&place| (place as u64) < rva as u64 + size as u64) {
-        let field = read_bytes(space, image.base + place as u64, 8)?;
-        let value = u64::from_le_bytes(field.try_into().unwrap_or_default()).wrapping_sub(image.base);
-        for (index, byte) in value.to_le_bytes().into_iter().enumerate() {
-            if let Some(slot) = (place as usize + index).checked_sub(rva as usize).and_then(|at| bytes.get_mut(at)) {
-                *slot = byte;
-            }
-        }
-    }
-    Ok(bytes)
-}
-
 /// Compare every guarded range with memory.
 pub(crate) fn check_guarded(
     space: &dyn AddressSpace,
@@ -132,8 +103,16 @@ pub(crate) fn check_guarded(
         }
     }
     for range in &graft.guarded {
-        let bytes = canonical(space, image, &relocations, originals, range.rva, range.size)?;
-        if Sha256::digest(&bytes)[..] != range.digest {
+        let start = image.base + range.rva as u64;
+        let mut bytes = read_bytes(space, start, range.size as usize)?;
+        for (&address, &byte) in originals.range(start..start + range.size as u64) {
+            bytes[(address - start) as usize] = byte;
+        }
+        let Some(digest) = guarded_digest(&bytes, range.rva, &relocations, image.base, 8) else {
+            let text = format!("a base relocation lies half inside the guarded range {}", range.name);
+            return Err(crate::patch::PatchError::Unsound(text).into());
+        };
+        if digest != range.digest {
             return Err(ApplyError::Modified {
                 name: range.name.clone(),
                 base: image.base,

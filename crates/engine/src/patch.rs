@@ -106,12 +106,12 @@ impl PatchFile {
         if headers.image_size > MAX_PATCH {
             return unsound(format!("SizeOfImage {:#x} exceeds {MAX_PATCH:#x}", headers.image_size));
         }
-        if headers.section_alignment as u64 % PAGE != 0 || headers.section_alignment == 0 {
+        if !(headers.section_alignment as u64).is_multiple_of(PAGE) || headers.section_alignment == 0 {
             return unsound(format!("SectionAlignment {:#x} is no multiple of a page", headers.section_alignment));
         }
         let mut end = headers.headers_size;
         for section in &headers.sections {
-            if section.rva as u64 % PAGE != 0 || section.rva < end {
+            if !(section.rva as u64).is_multiple_of(PAGE) || section.rva < end {
                 return unsound(format!("section {} at {:#x} shares a page with another", section.name, section.rva));
             }
             end = section.rva + section.size;

@@ -298,9 +298,8 @@ pub fn imports(image: &[u8], headers: &Headers) -> Result<Vec<Import>, PeError> 
     };
     let mut all = Vec::new();
     for descriptor in (table as usize..).step_by(20) {
-        let fields = (|| {
-            Some((u32_at(image, descriptor)?, u32_at(image, descriptor + 12)?, u32_at(image, descriptor + 16)?))
-        })();
+        let fields =
+            (|| Some((u32_at(image, descriptor)?, u32_at(image, descriptor + 12)?, u32_at(image, descriptor + 16)?)))();
         let Some((lookup, name, slots)) = fields else {
             return fault(descriptor, "import descriptor");
         };

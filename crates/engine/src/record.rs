@@ -279,7 +279,8 @@ pub fn find_all(space: &dyn AddressSpace) -> Result<Vec<Found>, SpaceError> {
 /// The record of the allocation that holds `address`, which a redirect leads to.
 pub fn find_by_target(space: &dyn AddressSpace, address: u64) -> Result<Option<Found>, SpaceError> {
     let regions = space.regions()?;
-    let Some(hit) = regions.iter().find(|r| address.checked_sub(r.address).is_some_and(|offset| offset < r.size)) else {
+    let Some(hit) = regions.iter().find(|r| address.checked_sub(r.address).is_some_and(|offset| offset < r.size))
+    else {
         return Ok(None);
     };
     let head = regions.iter().find(|region| region.address == hit.allocation);

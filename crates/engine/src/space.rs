@@ -70,7 +70,12 @@ pub trait AddressSpace {
     /// Write; the pages must be writable.
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), SpaceError>;
     /// Change protection of whole pages and return what each page had: (address, size, protection) runs.
-    fn protect(&mut self, address: u64, size: u64, protection: Protection) -> Result<Vec<(u64, u64, Protection)>, SpaceError>;
+    fn protect(
+        &mut self,
+        address: u64,
+        size: u64,
+        protection: Protection,
+    ) -> Result<Vec<(u64, u64, Protection)>, SpaceError>;
     /// Reserve and commit `size` bytes, read-write, wholly within `reach` (inclusive bounds of the first and last byte).
     fn map(&mut self, size: u64, reach: (u64, u64)) -> Result<u64, SpaceError>;
     /// Release what `map` returned.

@@ -193,11 +193,7 @@ fn image_status(
     Ok(ImageStatus { name, address: image.base, identity: identity_of(image), active, state, patches })
 }
 
-fn entry_status(
-    space: &dyn AddressSpace,
-    redirect: &Redirect<'_>,
-    placed: bool,
-) -> Result<EntryStatus, ApplyError> {
+fn entry_status(space: &dyn AddressSpace, redirect: &Redirect<'_>, placed: bool) -> Result<EntryStatus, ApplyError> {
     let (original, redirected) = lineage::site_bytes(redirect);
     let seen = read_bytes(space, redirect.site(), original.len())?;
     let entry = redirect.entry_address();

@@ -142,9 +142,8 @@ impl Transition<'_> {
             let (before, after) = crate::redirect::extent(redirect.entry.method);
             // The bytes of the redirect as a whole: a jump whose distance alone changes must not be torn either.
             let range = (entry - before, entry + after);
-            let changes = |write: &CodeWrite| {
-                write.address < range.1 && write.address + write.bytes.len() as u64 > range.0
-            };
+            let changes =
+                |write: &CodeWrite| write.address < range.1 && write.address + write.bytes.len() as u64 > range.0;
             if writes.iter().any(changes) {
                 all.push(Forbidden { range, harmless: [entry, range.0], function: redirect.entry.name.clone() });
             }
@@ -167,12 +166,7 @@ impl Transition<'_> {
     }
 
     /// Wait for a safe moment and make the change. On any error the code is what it was.
-    pub fn run(
-        &self,
-        space: &mut dyn AddressSpace,
-        time_limit: Duration,
-        hook: Hook<'_>,
-    ) -> Result<Pause, ApplyError> {
+    pub fn run(&self, space: &mut dyn AddressSpace, time_limit: Duration, hook: Hook<'_>) -> Result<Pause, ApplyError> {
         let writes = self.writes();
         let forbidden = self.forbidden(&writes);
         let started = Instant::now();

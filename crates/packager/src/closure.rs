@@ -10,7 +10,10 @@ use crate::resolve::Resolver;
 use crate::uses::{User, is_address_taken};
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{Status, function_label};
-use hotgraft_program::{Entity, EntryKind, Form, FunctionId, ImportId, Linkage, ObjectId, ObjectKind, Reference};
+use hotgraft_program::{
+    Entity, EntryKind, Evidence, Form, FunctionId, ImportId, Linkage, ObjectId, ObjectKind, Reference,
+};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why something is in the patch.
@@ -173,15 +176,15 @@ impl Builder<'_, '_> {
     }
 
     fn add_function(&mut self, new: FunctionId, why: Why) {
-        if !self.out.functions.contains_key(&new) {
-            self.out.functions.insert(new, why);
+        if let Entry::Vacant(slot) = self.out.functions.entry(new) {
+            slot.insert(why);
             self.functions.push(new);
         }
     }
 
     fn add_object(&mut self, new: ObjectId, why: Why) {
-        if !self.out.objects.contains_key(&new) {
-            self.out.objects.insert(new, why);
+        if let Entry::Vacant(slot) = self.out.objects.entry(new) {
+            slot.insert(why);
             self.objects.push(new);
         }
     }
@@ -280,6 +283,14 @@ impl Builder<'_, '_> {
             }))
             .collect();
         for caller in callers {
+            // The loader calls it once, and has done so: its new version would never run.
+            if let Some(last) = ctx.function_pair(caller).0.old
+                && ctx.old.functions[last.index()].evidence.contains(Evidence::ENTRY_POINT)
+            {
+                let name = function_label(ctx.old, last);
+                let text = format!("{name}, which calls it, is the entry point and will not be called again.");
+                self.block(key, about, subject.clone(), &text, source.clone());
+            }
             self.add_function(caller, Why::Calls(label.clone()));
         }
     }

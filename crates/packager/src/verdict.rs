@@ -116,6 +116,7 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     let mut findings = Vec::new();
     findings.extend(rules::identity::same_thing(ctx));
     findings.extend(rules::identity::pdb_missing(ctx));
+    findings.extend(rules::identity::same_build(ctx));
     findings.extend(rules::functions::pairs(ctx, closure));
     findings.extend(rules::functions::included(ctx, closure));
     findings.extend(rules::functions::unmovable(ctx, closure));
@@ -125,6 +126,11 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     findings.extend(rules::objects::pairs(ctx, closure));
     findings.extend(rules::image::changes(ctx, closure));
     findings.extend(rules::image::imports(ctx, closure));
+    findings.extend(rules::image::guard(ctx));
+    findings.extend(rules::image::entry_point(ctx));
+    findings.extend(rules::image::thread_locals(ctx));
+    findings.extend(rules::runtime::loops(ctx, closure));
+    findings.extend(rules::runtime::frames(ctx, closure));
     findings.extend(closure.blocks.iter().cloned());
     account(ctx, &mut findings);
     findings.sort_by(|a, b| {

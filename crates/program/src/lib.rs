@@ -7,11 +7,13 @@
 //!
 //! Positions are RVAs (bytes from the image base) unless a name says otherwise.
 
+mod assemble;
 pub mod code;
 pub mod entity;
 pub mod error;
 pub mod function;
 pub mod image;
+pub mod load;
 pub mod object;
 pub mod pdb;
 pub mod pe;
@@ -24,8 +26,9 @@ pub use entity::{Entity, FunctionId, ImportId, ModuleId, ObjectId, Target, UdtId
 pub use error::{Error, Result};
 pub use function::{CodeRange, EntryKind, Evidence, Function, InlineSite, JumpTable, Linkage, Problem, RangeKind};
 pub use image::{Architecture, Export, ExportTarget, Image, Import, ImportName, PdbIdentity, Section};
+pub use load::PdbChoice;
 pub use object::{Extent, Object, ObjectKind};
-pub use program::{Module, Program, SourceLine, Span, SpanKind};
+pub use program::{Module, Program, SectionCoverage, SourceLine, Span, SpanKind};
 pub use reference::{Form, Reference};
 pub use types::{Member, Types, Udt, UdtKind};
 pub use unwind::{HandlerData, UnwindInfo};

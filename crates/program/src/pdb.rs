@@ -206,7 +206,10 @@ fn check_identity(name: &str, image: &Image, info: &pdb2::PDBInformation<'_>, db
     Err(Error::PdbMismatch {
         pdb: name.to_owned(),
         image: image.path.clone(),
-        expected: image.pdb.as_ref().map_or_else(|| "no PDB (it has no RSDS record)".to_owned(), PdbIdentity::to_string),
+        expected: image
+            .pdb
+            .as_ref()
+            .map_or_else(|| "no PDB (it has no RSDS record)".to_owned(), PdbIdentity::to_string),
         found: found.to_string(),
     })
 }

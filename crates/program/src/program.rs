@@ -47,6 +47,29 @@ pub struct Span {
     pub kind: SpanKind,
 }
 
+/// How much of one section is explained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SectionCoverage {
+    /// Name of the section.
+    pub section: String,
+    /// First byte of the section.
+    pub rva: u32,
+    /// IMAGE_SCN_MEM_EXECUTE.
+    pub executable: bool,
+    /// Bytes in memory.
+    pub size: u64,
+    /// Bytes of instructions.
+    pub code: u64,
+    /// Bytes of data objects.
+    pub object: u64,
+    /// Bytes of filler.
+    pub padding: u64,
+    /// Bytes that are not explained.
+    pub unknown: u64,
+    /// (RVA, bytes) of the runs that are not explained.
+    pub unknown_ranges: Vec<(u32, u32)>,
+}
+
 /// A source position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SourceLine {
@@ -117,7 +140,7 @@ impl Program {
         (rva - self.imports[i].slot < width).then(|| ImportId::from(i))
     }
 
-    /// What `rva` means: code first, then import slot, then object.
+    /// What `rva` means: code first, then import slot, then object; where none of these lies, the end of an object.
     pub fn resolve(&self, rva: u32) -> Target {
         if let Some((id, n)) = self.function_at(rva) {
             let start = self.functions[id.index()].ranges[n as usize].rva;
@@ -130,10 +153,47 @@ impl Program {
         if let Some(id) = self.object_at(rva) {
             return Target { entity: Entity::Object(id), addend: i64::from(rva - self.objects[id.index()].rva) };
         }
+        // One past the last byte of an object, where nothing else begins: the end pointer of a table.
+        let before = self.objects.partition_point(|o| o.rva < rva).checked_sub(1);
+        if let Some(i) = before.filter(|&i| self.objects[i].end() == rva) {
+            return Target { entity: Entity::Object(ObjectId::from(i)), addend: self.objects[i].size.into() };
+        }
         if rva < self.image.size_of_headers {
             return Target { entity: Entity::ImageBase, addend: i64::from(rva) };
         }
         Target { entity: Entity::Unknown, addend: i64::from(rva) }
+    }
+
+    /// How much of each section is explained, in file order.
+    pub fn coverage(&self) -> Vec<SectionCoverage> {
+        let of = |section: &crate::image::Section| {
+            let mut out = SectionCoverage {
+                section: section.name.clone(),
+                rva: section.rva,
+                executable: section.is_executable(),
+                size: section.size.into(),
+                code: 0,
+                object: 0,
+                padding: 0,
+                unknown: 0,
+                unknown_ranges: Vec::new(),
+            };
+            let first = self.spans.partition_point(|s| s.rva < section.rva);
+            for span in self.spans[first..].iter().take_while(|s| section.contains(s.rva)) {
+                let total = match span.kind {
+                    SpanKind::Code => &mut out.code,
+                    SpanKind::Object => &mut out.object,
+                    SpanKind::Padding => &mut out.padding,
+                    SpanKind::Unknown => {
+                        out.unknown_ranges.push((span.rva, span.size));
+                        &mut out.unknown
+                    }
+                };
+                *total += u64::from(span.size);
+            }
+            out
+        };
+        self.image.sections.iter().map(of).collect()
     }
 
     /// RVA of a target, the reverse of [`resolve`](Self::resolve).

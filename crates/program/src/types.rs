@@ -35,7 +35,7 @@ pub struct Member {
 /// A structure, union or enumeration with its layout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Udt {
-    /// Name; for types without one, a name made from the members.
+    /// Name; for types without one, a name made from the kind and the first member.
     pub name: String,
     /// Unique (decorated) name where the PDB has one.
     pub unique_name: Option<String>,
@@ -52,6 +52,9 @@ pub struct Udt {
 pub struct Types {
     /// The types.
     pub udts: Vec<Udt>,
+    /// Types that a parameter, local variable or return value of some function points to, sorted; `None` if that is not
+    /// known. Objects of such a type can live on the heap where nothing else shows them.
+    pub pointed: Option<Vec<UdtId>>,
 }
 
 impl Types {

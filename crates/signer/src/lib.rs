@@ -3,6 +3,9 @@
 
 mod asn1;
 mod cert;
+mod chain;
+mod cms_build;
+mod cms_read;
 mod crl;
 mod digest;
 mod error;
@@ -17,7 +20,9 @@ mod pubkey;
 mod report;
 mod scan;
 mod sign;
+mod spc;
 mod time;
+mod token;
 mod verify;
 
 pub use cert::{Certificate, read_pem_certificates};
@@ -32,6 +37,6 @@ pub use pe::Source;
 pub use policy::{Publisher, TrustPolicy};
 pub use pubkey::Scheme;
 pub use report::{Checksum, Identity, SignatureReport, TimestampReport, VerifyReport};
-pub use sign::{remove, sign};
+pub use sign::{ToSign, attach, extract, hash_only, remove, sign, sign_stream};
 pub use time::UnixTime;
-pub use verify::verify;
+pub use verify::{examine, verify};

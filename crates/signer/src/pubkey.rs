@@ -34,7 +34,7 @@ impl Scheme {
 
 /// A public key that is strong enough.
 pub(crate) enum PublicKey {
-    Rsa(Box<rsa::RsaPublicKey>),
+    Rsa(Box<rsa::PublicKey>),
     P256(Box<p256::ecdsa::VerifyingKey>),
     P384(Box<p384::ecdsa::VerifyingKey>),
 }
@@ -54,7 +54,7 @@ impl PublicKey {
         match algorithm {
             oid::RSA => {
                 check_rsa_size(bits.as_bits()?, whose)?;
-                let key = rsa::RsaPublicKey::from_public_key_der(spki).map_err(|_| unreadable("an RSA key"))?;
+                let key = rsa::PublicKey::from_public_key_der(spki).map_err(|_| unreadable("an RSA key"))?;
                 Ok(PublicKey::Rsa(Box::new(key)))
             }
             oid::EC_PUBLIC_KEY => {

@@ -37,8 +37,8 @@ impl VerifyReport {
 pub struct SignatureReport {
     /// Whether it is nested in the primary one.
     pub nested: bool,
-    /// Who signed.
-    pub signer: Identity,
+    /// Who signed, as far as the signature tells.
+    pub signer: Option<Identity>,
     /// From the signer to the root; empty when no path was found.
     pub chain: Vec<Identity>,
     /// Name of the digest algorithm.
@@ -47,8 +47,10 @@ pub struct SignatureReport {
     pub digest: String,
     /// Name of the signature algorithm.
     pub signature_algorithm: String,
-    /// Whether the signature states a hash for each page.
+    /// Whether the signature states a hash for each page; they were checked then.
     pub page_hashes: bool,
+    /// Whether current revocation lists cover the path.
+    pub revocation_checked: bool,
     /// Description of the program, as the signer states it.
     pub description: Option<String>,
     /// Where to find more, as the signer states it.

@@ -1,7 +1,7 @@
 //! From the ranges of one function to [`CodeFacts`].
 
 use super::descent::Descent;
-use super::flow::{self, Findings};
+use super::flow::{self, Findings, Roots};
 use super::{CodeFacts, CodeSpan, CodeSpanKind, Flow, RawJumpTable, RawOffsetTable, RawReference, filler_length};
 use crate::function::{CodeRange, Problem};
 use crate::image::Image;
@@ -41,20 +41,23 @@ pub fn analyse(image: &Image, range: CodeRange, all_ranges: &[CodeRange]) -> Cod
 ///
 /// Ranges must be disjoint. Bytes that do not lie in the image give a `code.undecodable` problem.
 pub fn analyse_function(image: &Image, ranges: &[CodeRange], context: &Context<'_>) -> Vec<CodeFacts> {
-    let mut roots: Vec<u32> = ranges.iter().map(|r| r.rva).collect();
+    let Some(entry) = ranges.first().map(|r| r.rva) else {
+        return Vec::new();
+    };
+    let mut weak: Vec<u32> = ranges[1..].iter().map(|r| r.rva).collect();
     let mut edges = rustc_hash::FxHashMap::<u32, Vec<u32>>::default();
     let mut barriers: Vec<(u32, u32)> = Vec::new();
     let pads: Vec<u32> =
         context.landing_pads.iter().copied().filter(|p| ranges.iter().any(|r| r.contains(*p))).collect();
-    roots.extend(&pads);
 
     let mut rounds = 0;
     let (descent, findings) = loop {
         rounds += 1;
         let mut descent = Descent::new(image, ranges, &barriers);
         descent.edges.clone_from(&edges);
-        descent.run(roots.iter().copied());
+        descent.run([entry].into_iter().chain(pads.iter().copied()).chain(weak.iter().copied()));
         descent.sort();
+        let roots = Roots { entry, pads: &pads, weak: &weak };
         let findings = flow::solve(image, &descent, &roots, context);
 
         let mut grown = false;
@@ -74,10 +77,9 @@ pub fn analyse_function(image: &Image, ranges: &[CodeRange], context: &Context<'
             }
         }
         if !grown {
-            let before = roots.len();
             let found: Vec<u32> = descent.gaps().into_iter().flat_map(|gap| descent.explore(gap).0).collect();
-            roots.extend(found);
-            grown = roots.len() > before;
+            grown = !found.is_empty();
+            weak.extend(found);
         }
         if !grown || rounds == MAX_ROUNDS {
             break (descent, findings);

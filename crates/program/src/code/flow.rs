@@ -1,31 +1,398 @@
-//! WIP
-use super::descent::Descent;
+//! The dataflow over one function: blocks, the fixed point, and what it tells at indirect jumps.
+
+use super::descent::{Descent, Step};
+use super::tables::{self, Resolution};
+use super::transfer::{Effective, Machine, NONVOLATILE, Record, refine};
+use super::values::{Origin, RSP, Role, State, Symbol, Value};
 use super::{Context, Flow, RawJumpTable, RawOffsetTable, RawReference, x64};
 use crate::function::Problem;
 use crate::image::Image;
+use iced_x86::{Mnemonic, OpKind};
+use rustc_hash::FxHashMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Visits of a block after which bounds that still move are given up.
+const WIDEN_AFTER: u32 = 6;
+/// Visits of a block after which the analysis of the function is given up; widening makes this unreachable in practice.
+const MAX_VISITS: u32 = 400;
 
 /// What the dataflow found.
 #[derive(Default)]
 pub(super) struct Findings {
+    /// Targets of the indirect jumps that are understood, by jump; each list sorted.
     pub(super) targets: Vec<(u32, Vec<u32>)>,
     pub(super) jump_tables: Vec<RawJumpTable>,
     pub(super) offset_tables: Vec<RawOffsetTable>,
+    /// Image-relative displacements.
     pub(super) displacements: Vec<RawReference>,
+    /// Indirect jumps that leave the function.
     pub(super) tail_jumps: Vec<u32>,
     pub(super) problems: Vec<Problem>,
 }
 
-pub(super) fn solve(_image: &Image, descent: &Descent<'_>, _roots: &[u32], _context: &Context<'_>) -> Findings {
+/// Where control can start.
+pub(super) struct Roots<'a> {
+    /// The function's entry.
+    pub(super) entry: u32,
+    /// Landing pads: reached from any call in the function.
+    pub(super) pads: &'a [u32],
+    /// Code that nothing known reaches: the starts of further ranges, and what stands behind calls that do not return.
+    pub(super) weak: &'a [u32],
+}
+
+struct Blocks {
+    /// Index of the first step of each block.
+    starts: Vec<usize>,
+    by_rva: FxHashMap<u32, usize>,
+}
+
+impl Blocks {
+    fn build(descent: &Descent<'_>, roots: &Roots<'_>) -> Self {
+        let steps = &descent.steps;
+        let mut leader = vec![false; steps.len()];
+        let mut lead = |rva: u32| {
+            if let Some(i) = descent.step_at(rva) {
+                leader[i] = true;
+            }
+        };
+        lead(roots.entry);
+        roots.pads.iter().chain(roots.weak).for_each(|r| lead(*r));
+        descent.edges.values().flatten().for_each(|t| lead(*t));
+        for step in steps {
+            if let Flow::Branch(t) | Flow::ConditionalBranch(t) = step.decoded.flow {
+                lead(t);
+            }
+        }
+        for i in 0..steps.len() {
+            let after = i > 0 && (!joined(&steps[i - 1], &steps[i]) || ends_block(steps[i - 1].decoded.flow));
+            leader[i] |= i == 0 || after;
+        }
+        let starts: Vec<usize> = (0..steps.len()).filter(|i| leader[*i]).collect();
+        let by_rva = starts.iter().enumerate().map(|(b, i)| (steps[*i].rva, b)).collect();
+        Self { starts, by_rva }
+    }
+
+    fn steps<'a>(&self, descent: &'a Descent<'_>, block: usize) -> &'a [Step] {
+        let end = self.starts.get(block + 1).copied().unwrap_or(descent.steps.len());
+        &descent.steps[self.starts[block]..end]
+    }
+}
+
+fn joined(a: &Step, b: &Step) -> bool {
+    a.end() == b.rva
+}
+
+fn ends_block(flow: Flow) -> bool {
+    !matches!(flow, Flow::Next | Flow::Call(_) | Flow::IndirectCall)
+}
+
+/// True if nothing in the function needs the dataflow.
+fn is_plain(descent: &Descent<'_>) -> bool {
+    descent.steps.iter().all(|s| {
+        let i = &s.instruction;
+        let indirect = s.decoded.flow == Flow::IndirectJump && x64::rip_target(i).is_none();
+        let base = x64::rip_target(i) == Some(0) || s.decoded.immediate.is_some_and(|f| f.width == 8);
+        // A 32-bit element of an array: perhaps a difference of addresses.
+        let element = matches!(i.mnemonic(), Mnemonic::Movsxd | Mnemonic::Mov | Mnemonic::Add)
+            && i.op_count() == 2
+            && i.op1_kind() == OpKind::Memory
+            && i.memory_size().size() == 4
+            && i.memory_index().is_gpr();
+        !indirect && !base && !element
+    })
+}
+
+/// Runs the dataflow over what `descent` has reached.
+pub(super) fn solve(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> Findings {
     let mut out = Findings::default();
-    for step in &descent.steps {
-        if step.decoded.flow == Flow::IndirectJump {
-            if x64::rip_target(&step.instruction).is_some() {
-                out.tail_jumps.push(step.rva);
+    if is_plain(descent) {
+        let jumps = descent.steps.iter().filter(|s| s.decoded.flow == Flow::IndirectJump);
+        out.tail_jumps.extend(jumps.map(|s| s.rva));
+        return out;
+    }
+    let blocks = Blocks::build(descent, roots);
+    let mut solver = Solver {
+        descent,
+        blocks: &blocks,
+        machine: Machine::new(image),
+        states: vec![None; blocks.starts.len()],
+        visits: vec![0; blocks.starts.len()],
+        work: BTreeSet::new(),
+        hub: None,
+        frozen: vec![false; blocks.starts.len()],
+        pads: roots.pads.iter().filter_map(|p| blocks.by_rva.get(p).copied()).collect(),
+        gave_up: false,
+    };
+    if let Some(entry) = blocks.by_rva.get(&roots.entry) {
+        solver.enter(*entry, &State::entry());
+    }
+    solver.run();
+    // Landing pads that no call leads to, and code that nothing leads to, start with nothing known. They must not take
+    // away what is known of the code they run into, which they never do while the program runs.
+    let base = descent.steps.iter().any(|s| x64::rip_target(&s.instruction) == Some(0));
+    let registers: &[usize] = if base { &NONVOLATILE } else { &[] };
+    for (block, state) in solver.states.iter().enumerate() {
+        solver.frozen[block] = state.is_some();
+    }
+    let lost = roots.pads.iter().chain(roots.weak);
+    for rva in lost {
+        if let Some(block) = blocks.by_rva.get(rva)
+            && solver.states[*block].is_none()
+        {
+            solver.enter(*block, &State::unknown(*rva, registers));
+        }
+    }
+    solver.run();
+    let states = std::mem::take(&mut solver.states);
+    let gave_up = solver.gave_up;
+    let mut machine = solver.machine;
+    let mut record = Record::default();
+    for (block, state) in states.into_iter().enumerate() {
+        let steps = blocks.steps(descent, block);
+        let mut state = state.unwrap_or_else(|| State::unknown(steps[0].rva, registers));
+        for (i, step) in steps.iter().enumerate() {
+            if step.decoded.flow == Flow::IndirectJump {
+                jump(image, descent, roots, context, &machine, &mut state, step, &mut out);
+            }
+            machine.step(&mut state, step, next_step(descent, steps, i), Some(&mut record));
+        }
+    }
+    if gave_up {
+        let text = "the dataflow did not settle".to_string();
+        out.problems.push(Problem { rva: roots.entry, key: "code.indirect_jump.unresolved", text });
+    }
+    out.displacements = record.displacements;
+    out.problems.append(&mut record.problems);
+    tables::offset_tables(image, &record.sums, context, &mut out);
+    out
+}
+
+fn next_step<'a>(descent: &'a Descent<'_>, steps: &'a [Step], i: usize) -> Option<&'a Step> {
+    steps.get(i + 1).or_else(|| descent.step_at(steps[i].end()).map(|n| &descent.steps[n]))
+}
+
+struct Solver<'a> {
+    descent: &'a Descent<'a>,
+    blocks: &'a Blocks,
+    machine: Machine<'a>,
+    states: Vec<Option<State>>,
+    visits: Vec<u32>,
+    work: BTreeSet<usize>,
+    /// What is known after a call that throws: joined over all calls.
+    hub: Option<State>,
+    /// Blocks whose state is final.
+    frozen: Vec<bool>,
+    pads: Vec<usize>,
+    gave_up: bool,
+}
+
+impl Solver<'_> {
+    /// Control comes to a block with this state.
+    fn enter(&mut self, block: usize, state: &State) {
+        if self.frozen[block] {
+            return;
+        }
+        let rva = self.descent.steps[self.blocks.starts[block]].rva;
+        let descent = self.descent;
+        let own = move |a: u32| descent.step_at(a).is_some();
+        let changed = match &mut self.states[block] {
+            Some(known) => known.join(state, rva, self.visits[block] > WIDEN_AFTER, &own),
+            empty => {
+                *empty = Some(state.clone());
+                true
+            }
+        };
+        if changed {
+            self.visits[block] += 1;
+            if self.visits[block] > MAX_VISITS {
+                self.gave_up = true;
             } else {
-                let text = format!("the indirect jump at {:#x} is not understood", step.rva);
-                out.problems.push(Problem { rva: step.rva, key: "code.indirect_jump.unresolved", text });
+                self.work.insert(block);
             }
         }
     }
-    out
+
+    fn run(&mut self) {
+        while let Some(block) = self.work.pop_first() {
+            self.visit(block);
+        }
+    }
+
+    fn visit(&mut self, block: usize) {
+        let Some(mut state) = self.states[block].clone() else {
+            return;
+        };
+        let descent = self.descent;
+        let steps = self.blocks.steps(descent, block);
+        for (i, step) in steps.iter().enumerate() {
+            self.machine.step(&mut state, step, next_step(descent, steps, i), None);
+            if matches!(step.decoded.flow, Flow::Call(_) | Flow::IndirectCall) && !self.pads.is_empty() {
+                self.unwind(&state);
+            }
+        }
+        state.collect();
+        let Some(last) = steps.last() else {
+            return;
+        };
+        let to = |rva: u32| self.blocks.by_rva.get(&rva).copied();
+        match last.decoded.flow {
+            Flow::Branch(target) => {
+                if let Some(block) = to(target) {
+                    self.enter(block, &state);
+                }
+            }
+            Flow::ConditionalBranch(target) => {
+                let (target, next) = (to(target), to(last.end()));
+                let condition = last.instruction.condition_code();
+                if let Some(block) = target {
+                    let mut taken = state.clone();
+                    refine(&mut taken, condition, true);
+                    self.enter(block, &taken);
+                }
+                if let Some(block) = next {
+                    refine(&mut state, condition, false);
+                    self.enter(block, &state);
+                }
+            }
+            Flow::IndirectJump => {
+                let targets = descent.edges.get(&last.rva).cloned().unwrap_or_default();
+                for block in targets.into_iter().filter_map(to).collect::<Vec<_>>() {
+                    self.enter(block, &state);
+                }
+            }
+            flow if flow.falls_through() => {
+                if let Some(block) = to(last.end()) {
+                    self.enter(block, &state);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A call may lead to any landing pad: registers that survive calls and the frame are as they are there.
+    fn unwind(&mut self, state: &State) {
+        const HUB: u32 = u32::MAX;
+        let mut state = state.clone();
+        for n in 0..state.registers.len() {
+            if n != RSP && !NONVOLATILE.contains(&n) {
+                let symbol = Symbol { at: HUB, role: Role::Result(n as u8) };
+                state.registers[n] = Value::Symbol(symbol, 64);
+            }
+        }
+        state.comparison = None;
+        state.collect();
+        let own = |_: u32| false;
+        let changed = match &mut self.hub {
+            Some(hub) => hub.join(&state, HUB, true, &own),
+            empty => {
+                *empty = Some(state);
+                true
+            }
+        };
+        if changed && let Some(hub) = self.hub.clone() {
+            for pad in self.pads.clone() {
+                self.enter(pad, &hub);
+            }
+        }
+    }
+}
+
+/// Decides what an indirect jump does. `state` is the state before it.
+#[allow(clippy::too_many_arguments)]
+fn jump(
+    image: &Image,
+    descent: &Descent<'_>,
+    roots: &Roots<'_>,
+    context: &Context<'_>,
+    machine: &Machine<'_>,
+    state: &mut State,
+    step: &Step,
+    out: &mut Findings,
+) {
+    let i = &step.instruction;
+    let mut unresolved = |key: &'static str, why: &str| {
+        out.problems.push(Problem { rva: step.rva, key, text: format!("indirect jump at {:#x}: {why}", step.rva) });
+    };
+    let origin = if i.op0_kind() == OpKind::Register {
+        let n = i.op0_register().full_register().number();
+        let value = state.registers[n & 15];
+        match value {
+            // The address of a label would be an ordinary jump; another function's is a tail call.
+            Value::Address(rva) if descent.contains(rva) && rva != roots.entry => Origin::Computed,
+            _ => state.origin(value),
+        }
+    } else {
+        match machine.effective(state, step, &mut None) {
+            Effective::Image(_) if x64::rip_target(i).is_some() => {
+                out.tail_jumps.push(step.rva);
+                return;
+            }
+            Effective::Element(table, 8, range, via) => {
+                Origin::Entry(super::values::TableRead { table, width: 8, signed: true, range, load: step.rva, via })
+            }
+            Effective::Image(_) | Effective::Pointer(..) | Effective::Frame(..) | Effective::Other(false) => {
+                Origin::Plain
+            }
+            Effective::Other(true) => Origin::Indexed,
+            _ => Origin::Computed,
+        }
+    };
+    let read = match origin {
+        Origin::Target(read, anchor) => Some((read, Some(anchor))),
+        Origin::Entry(read) if read.width == 8 => Some((read, None)),
+        _ => None,
+    };
+    if let Some((read, anchor)) = read {
+        match tables::resolve(image, descent, context, step.rva, read, anchor) {
+            Resolution::Table { table, targets, index } => {
+                out.targets.push((step.rva, targets));
+                out.jump_tables.push(table);
+                out.offset_tables.extend(index);
+                return;
+            }
+            Resolution::Foreign => {}
+            Resolution::Unbounded(why) => {
+                unresolved("code.jump_table.unbounded", &why);
+                return;
+            }
+        }
+    } else if !matches!(origin, Origin::Plain | Origin::Indexed) {
+        unresolved("code.indirect_jump.unresolved", "its target is computed in a way that is not followed");
+        return;
+    }
+    if origin == Origin::Indexed && pointer_into(descent, roots, context) {
+        unresolved(
+            "code.indirect_jump.unresolved",
+            "it goes through an array at an unknown address, and pointers to labels of the function exist",
+        );
+        return;
+    }
+    // A tail call: the frame is gone and every register that belongs to the caller is back.
+    let restored = state.registers[RSP] == Value::Frame(0, 0)
+        && NONVOLATILE
+            .iter()
+            .all(|n| state.registers[*n] == Value::Symbol(Symbol { at: 0, role: Role::Initial(*n as u8) }, 64));
+    if restored {
+        out.tail_jumps.push(step.rva);
+    } else {
+        unresolved(
+            "code.indirect_jump.unresolved",
+            "it is no tail call: the frame or a saved register is not restored",
+        );
+    }
+}
+
+/// True if a pointer under a base relocation leads to the inside of the function.
+fn pointer_into(descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> bool {
+    descent.steps.iter().any(|s| s.rva != roots.entry && context.pointer_targets.binary_search(&s.rva).is_ok())
+}
+
+/// Where each table starts that instructions of the function refer to.
+pub(super) fn own_boundaries(descent: &Descent<'_>) -> BTreeSet<u32> {
+    descent.steps.iter().filter_map(|s| x64::rip_target(&s.instruction)).collect()
+}
+
+/// Tables by address, to tell those that serve a jump.
+pub(super) fn by_address(tables: &[RawJumpTable]) -> BTreeMap<u32, u32> {
+    tables.iter().map(|t| (t.table, t.end())).collect()
 }

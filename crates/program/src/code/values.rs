@@ -1,1 +1,547 @@
-//! WIP
+//! What the dataflow knows of registers and stack slots.
+//!
+//! A value is an image address, a number, a place in the frame, or a *symbol*: a name for "whatever this instruction
+//! (or this join of paths) produced". Two places that hold the same symbol hold the same value, so a comparison of one
+//! bounds both. A symbol is bound to its last instance: when its instruction runs again, other holders lose it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Number of general registers.
+pub(super) const REGISTERS: usize = 16;
+/// Number of the stack pointer.
+pub(super) const RSP: usize = 4;
+
+/// Name of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Symbol {
+    /// Instruction or block that produces it.
+    pub(super) at: u32,
+    /// What it produces it for.
+    pub(super) role: Role,
+}
+
+/// Distinguishes symbols of one instruction or block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Role {
+    /// Content of a register at the entry of the function.
+    Initial(u8),
+    /// Result of an instruction in a register.
+    Result(u8),
+    /// What an instruction read from memory.
+    Load,
+    /// Several values of a register meet at the start of a block.
+    Join(u8),
+    /// Several values of a memory place meet.
+    JoinPlace(Place),
+}
+
+/// A place in memory that can be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Place {
+    /// Bytes from the stack pointer at the entry (frame 0), or at the instruction that made the frame.
+    Frame(u32, i32),
+    /// Bytes from the value of a symbol, given as its instruction and a packed role.
+    Pointer(u32, u8, i32),
+    /// An address in the image.
+    Image(u32),
+}
+
+impl Place {
+    /// The place `offset` bytes from the value of a symbol, if its role can be packed.
+    pub(super) fn pointer(symbol: Symbol, offset: i32) -> Option<Self> {
+        let role = match symbol.role {
+            Role::Result(n) => n,
+            Role::Initial(n) => 32 + n,
+            Role::Join(n) => 64 + n,
+            Role::Load => 96,
+            Role::JoinPlace(_) => return None,
+        };
+        Some(Place::Pointer(symbol.at, role, offset))
+    }
+
+    /// The symbol that the place is relative to.
+    pub(super) fn base(self) -> Option<Symbol> {
+        let Place::Pointer(at, role, _) = self else {
+            return None;
+        };
+        let n = role % 32;
+        let role = match role / 32 {
+            0 => Role::Result(n),
+            1 => Role::Initial(n),
+            2 => Role::Join(n),
+            _ => Role::Load,
+        };
+        Some(Symbol { at, role })
+    }
+}
+
+/// A 64-bit value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Value {
+    /// Nothing is known.
+    Opaque,
+    /// A number.
+    Number(u64),
+    /// The image base plus this RVA.
+    Address(u32),
+    /// A place in the frame.
+    Frame(u32, i32),
+    /// The low bits (8, 16, 32 or 64) of a symbol, zero-extended.
+    Symbol(Symbol, u8),
+}
+
+/// A read from a table at a known address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TableRead {
+    /// RVA of element 0.
+    pub(super) table: u32,
+    /// Bytes per element.
+    pub(super) width: u8,
+    /// True if the element was sign-extended (or is 8 bytes wide).
+    pub(super) signed: bool,
+    /// Lowest and highest index.
+    pub(super) range: (u64, u64),
+    /// RVA of the instruction that reads it.
+    pub(super) load: u32,
+    /// The index table that gave the index: its address, element bytes, index range and load.
+    pub(super) via: Option<(u32, u8, (u64, u64), u32)>,
+}
+
+/// How a value came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Parameter, call result, or plain load: may be a pointer to anything outside of the function.
+    Plain,
+    /// Computed.
+    Computed,
+    /// Loaded from an array at an address that is not known.
+    Indexed,
+    /// An element of a table of addresses, differences or image-relative values.
+    Entry(TableRead),
+    /// Address of an element of a table: base, scale, lowest and highest index, index table.
+    Element(u32, u8, (u64, u64), Option<(u32, u8, (u64, u64), u32)>),
+    /// An element of an index table.
+    Number(TableRead),
+    /// Anchor plus an element: what a switch jumps to.
+    Target(TableRead, u32),
+    /// The image base plus something unknown.
+    BasePlus,
+    /// May be the image base, and may be something else.
+    MaybeBase,
+}
+
+/// What is known of a symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Info {
+    /// Lowest and highest value of the low 8, 16, 32 and 64 bits.
+    bounds: [(u64, u64); 4],
+    /// How it came about.
+    pub(super) origin: Origin,
+}
+
+fn mask(width: u8) -> u64 {
+    if width >= 64 { u64::MAX } else { (1 << width) - 1 }
+}
+
+fn slot(width: u8) -> usize {
+    match width {
+        8 => 0,
+        16 => 1,
+        32 => 2,
+        _ => 3,
+    }
+}
+
+const FULL: [(u64, u64); 4] = [(0, 0xFF), (0, 0xFFFF), (0, 0xFFFF_FFFF), (0, u64::MAX)];
+
+impl Info {
+    /// Any value of `width` bits, zero-extended.
+    pub(super) fn new(origin: Origin, width: u8) -> Self {
+        Self::ranged(origin, (0, mask(width)))
+    }
+
+    /// A value between two bounds.
+    pub(super) fn ranged(origin: Origin, (low, high): (u64, u64)) -> Self {
+        let mut bounds = FULL;
+        for (i, b) in bounds.iter_mut().enumerate() {
+            if high <= FULL[i].1 {
+                *b = (low, high);
+            }
+        }
+        Self { bounds, origin }
+    }
+
+    /// Bounds of the low `width` bits.
+    pub(super) fn range(&self, width: u8) -> (u64, u64) {
+        self.bounds[slot(width)]
+    }
+
+    /// Narrows the bounds of the low `width` bits. Contradictions (dead code) leave them as they are.
+    fn assume(&mut self, width: u8, (low, high): (u64, u64)) {
+        // If the whole value fits into fewer bits, the bounds hold for all widths that hold it.
+        let narrow = self.bounds[3].1 <= mask(width);
+        let first = slot(width);
+        for i in first..4 {
+            if i > first && !narrow {
+                break;
+            }
+            let b = &mut self.bounds[i];
+            let new = (b.0.max(low), b.1.min(high));
+            if new.0 <= new.1 {
+                *b = new;
+            }
+        }
+        if high <= FULL[first].1 {
+            for (i, full) in FULL.iter().enumerate().take(first) {
+                if high <= full.1 {
+                    let b = &mut self.bounds[i];
+                    let new = (b.0.max(low), b.1.min(high));
+                    if new.0 <= new.1 {
+                        *b = new;
+                    }
+                }
+            }
+        }
+    }
+
+    fn join(&self, other: &Self, widen: bool) -> Self {
+        let mut bounds = self.bounds;
+        for (i, b) in bounds.iter_mut().enumerate() {
+            let o = other.bounds[i];
+            let joined = (b.0.min(o.0), b.1.max(o.1));
+            *b = if widen && joined != *b { FULL[i] } else { joined };
+        }
+        // A wide bound that fits into fewer bits stays consistent with the narrower ones.
+        Self { bounds, origin: self.origin.join(other.origin, widen) }
+    }
+}
+
+impl TableRead {
+    fn join(self, other: Self, widen: bool) -> Option<Self> {
+        if (self.table, self.width, self.signed) != (other.table, other.width, other.signed) {
+            return None;
+        }
+        let mut range = (self.range.0.min(other.range.0), self.range.1.max(other.range.1));
+        if widen && range != self.range {
+            range = (0, u64::MAX);
+        }
+        let via = if self.via == other.via { self.via } else { return None };
+        Some(Self { range, load: self.load.min(other.load), via, ..self })
+    }
+}
+
+impl Origin {
+    /// True for values that may be the image base or derive from it.
+    pub(super) fn may_be_base(self) -> bool {
+        matches!(self, Origin::BasePlus | Origin::MaybeBase)
+    }
+
+    pub(super) fn join(self, other: Self, widen: bool) -> Self {
+        use Origin::{Computed, Element, Entry, Indexed, MaybeBase, Number, Plain, Target};
+        if self == other {
+            return self;
+        }
+        let joined = match (self, other) {
+            (Entry(a), Entry(b)) => a.join(b, widen).map(Entry),
+            (Number(a), Number(b)) => a.join(b, widen).map(Number),
+            (Target(a, x), Target(b, y)) if x == y => a.join(b, widen).map(|t| Target(t, x)),
+            (Element(a, s, r, v), Element(b, t, q, w)) if a == b && s == t && v == w => {
+                let range = if widen { (0, u64::MAX) } else { (r.0.min(q.0), r.1.max(q.1)) };
+                Some(Element(a, s, range, v))
+            }
+            _ => None,
+        };
+        if let Some(joined) = joined {
+            return joined;
+        }
+        if self.may_be_base() || other.may_be_base() {
+            return MaybeBase;
+        }
+        match (self, other) {
+            (Plain, Plain) => Plain,
+            (Plain | Indexed, Plain | Indexed) => Indexed,
+            _ => Computed,
+        }
+    }
+}
+
+/// The operands of the last comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Comparison {
+    pub(super) left: Value,
+    pub(super) right: Value,
+    /// Bits compared.
+    pub(super) width: u8,
+    /// True for `test x, x`.
+    pub(super) test: bool,
+}
+
+/// Everything known before one instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) registers: [Value; REGISTERS],
+    /// Content of memory places with its width in bits.
+    pub(super) places: BTreeMap<Place, (u8, Value)>,
+    pub(super) symbols: BTreeMap<Symbol, Info>,
+    pub(super) comparison: Option<Comparison>,
+    /// Frame places whose address is held by more than the frame registers.
+    pub(super) exposed: BTreeSet<(u32, i32)>,
+    /// True if nothing is known of the frame and it may hold the image base.
+    pub(super) wild: bool,
+}
+
+impl State {
+    /// At the entry of the function.
+    pub(super) fn entry() -> Self {
+        let mut state = Self::unknown(0, &[]);
+        for (n, value) in state.registers.iter_mut().enumerate() {
+            *value = Value::Symbol(Symbol { at: 0, role: Role::Initial(n as u8) }, 64);
+        }
+        state.symbols.clear();
+        state.registers[RSP] = Value::Frame(0, 0);
+        state
+    }
+
+    /// At a place that control reaches in a way that is not followed. `base` are registers that may hold the image
+    /// base.
+    pub(super) fn unknown(at: u32, base: &[usize]) -> Self {
+        let mut state = Self {
+            registers: [Value::Opaque; REGISTERS],
+            places: BTreeMap::new(),
+            symbols: BTreeMap::new(),
+            comparison: None,
+            exposed: BTreeSet::new(),
+            wild: !base.is_empty(),
+        };
+        // The stack pointer is some place in a frame of its own; registers may hold anything.
+        for n in 0..REGISTERS {
+            let origin = if base.contains(&n) { Origin::MaybeBase } else { Origin::Plain };
+            let symbol = Symbol { at, role: Role::Join(n as u8) };
+            state.symbols.insert(symbol, Info::new(origin, 64));
+            state.registers[n] = Value::Symbol(symbol, 64);
+        }
+        state.registers[RSP] = Value::Frame(at, 0);
+        state
+    }
+
+    /// What is known of a symbol.
+    pub(super) fn info(&self, symbol: Symbol) -> Info {
+        self.symbols.get(&symbol).copied().unwrap_or(Info::new(Origin::Plain, 64))
+    }
+
+    /// A new instance of a symbol; other holders of the old instance lose it.
+    pub(super) fn fresh(&mut self, symbol: Symbol, info: Info) -> Value {
+        if self.symbols.insert(symbol, info).is_some() {
+            self.forget(symbol);
+        }
+        Value::Symbol(symbol, 64)
+    }
+
+    /// A frame that starts where the stack pointer stands after the instruction at `at`; what was known of an earlier
+    /// one from the same instruction is forgotten.
+    pub(super) fn new_frame(&mut self, at: u32) -> Value {
+        let old = |v: &Value| matches!(v, Value::Frame(f, _) if *f == at);
+        for value in &mut self.registers {
+            if old(value) {
+                *value = Value::Opaque;
+            }
+        }
+        self.places.retain(|p, (_, v)| !old(v) && !matches!(p, Place::Frame(f, _) if *f == at));
+        self.exposed.retain(|(f, _)| *f != at);
+        Value::Frame(at, 0)
+    }
+
+    fn forget(&mut self, symbol: Symbol) {
+        let held = |v: &Value| matches!(v, Value::Symbol(s, _) if *s == symbol);
+        for value in &mut self.registers {
+            if held(value) {
+                *value = Value::Opaque;
+            }
+        }
+        self.places.retain(|p, (_, v)| !held(v) && p.base() != Some(symbol));
+        if self.comparison.is_some_and(|c| held(&c.left) || held(&c.right)) {
+            self.comparison = None;
+        }
+    }
+
+    /// Lowest and highest value.
+    pub(super) fn range(&self, value: Value) -> (u64, u64) {
+        match value {
+            Value::Number(n) => (n, n),
+            Value::Symbol(symbol, width) => self.info(symbol).range(width),
+            _ => (0, u64::MAX),
+        }
+    }
+
+    /// How a value came about.
+    pub(super) fn origin(&self, value: Value) -> Origin {
+        match value {
+            Value::Symbol(symbol, 64) => self.info(symbol).origin,
+            Value::Symbol(symbol, _) => match self.info(symbol).origin {
+                // The low half of a zero-extended element is the element.
+                origin @ (Origin::Entry(_) | Origin::Number(_)) if self.info(symbol).range(64).1 <= 0xFFFF_FFFF => {
+                    origin
+                }
+                Origin::Plain => Origin::Plain,
+                _ => Origin::Computed,
+            },
+            Value::Address(0) => Origin::BasePlus,
+            Value::Address(_) => Origin::Plain,
+            Value::Opaque | Value::Number(_) | Value::Frame(..) => Origin::Computed,
+        }
+    }
+
+    /// True if the value may be the image base or derive from it.
+    pub(super) fn may_be_base(&self, value: Value) -> bool {
+        self.origin(value).may_be_base()
+    }
+
+    /// The low `width` bits of a value, zero-extended. `None` if they cannot be named.
+    pub(super) fn truncate(&self, value: Value, width: u8) -> Value {
+        match value {
+            _ if width >= 64 => value,
+            Value::Number(n) => Value::Number(n & mask(width)),
+            Value::Symbol(symbol, w) => {
+                if w <= width || self.info(symbol).range(w).1 <= mask(width) {
+                    value
+                } else {
+                    Value::Symbol(symbol, width)
+                }
+            }
+            _ => Value::Opaque,
+        }
+    }
+
+    /// Takes note that a value lies between two bounds.
+    pub(super) fn assume(&mut self, value: Value, range: (u64, u64)) {
+        if let Value::Symbol(symbol, width) = value {
+            let mut info = self.info(symbol);
+            info.assume(width, range);
+            self.symbols.insert(symbol, info);
+        }
+    }
+
+    /// Info of any value, as needed where it meets another one.
+    fn info_of(&self, value: Value) -> Info {
+        Info::ranged(self.origin(value), self.range(value))
+    }
+
+    /// Joins what is known on another path to `block` into this state. Returns true if anything changed.
+    ///
+    /// `own` tells whether an address is a label inside of the function: selecting one of several is a computed goto.
+    pub(super) fn join(&mut self, other: &Self, block: u32, widen: bool, own: &dyn Fn(u32) -> bool) -> bool {
+        let before = self.clone();
+        // Instances of this block's symbols that were made on an earlier visit are stale elsewhere.
+        let stale = |value: Value, role: Role| match value {
+            Value::Symbol(s, _)
+                if s.at == block && matches!(s.role, Role::Join(_) | Role::JoinPlace(_)) && s.role != role =>
+            {
+                Value::Opaque
+            }
+            _ => value,
+        };
+        let mut infos: BTreeMap<Symbol, Info> = BTreeMap::new();
+        for n in 0..REGISTERS {
+            let role = Role::Join(n as u8);
+            let (a, b) = (self.registers[n], stale(other.registers[n], role));
+            self.registers[n] = meet(&before, a, other, b, Symbol { at: block, role }, widen, own, &mut infos);
+        }
+        let mut places = BTreeMap::new();
+        let old = |place: &Place| place.base().is_some_and(|s| s.at == block && matches!(s.role, Role::Join(_)));
+        for (place, (width, a)) in self.places.iter().filter(|(p, _)| !old(p)) {
+            let role = Role::JoinPlace(*place);
+            match other.places.get(place) {
+                Some((w, b)) if w == width => {
+                    let b = stale(*b, role);
+                    let value = meet(&before, *a, other, b, Symbol { at: block, role }, widen, own, &mut infos);
+                    places.insert(*place, (*width, value));
+                }
+                _ if before.may_be_base(*a) => {
+                    let symbol = Symbol { at: block, role };
+                    infos.insert(symbol, Info::new(Origin::MaybeBase, 64));
+                    places.insert(*place, (*width, Value::Symbol(symbol, 64)));
+                }
+                _ => {}
+            }
+        }
+        for (place, (width, b)) in other.places.iter().filter(|(p, _)| !old(p)) {
+            if other.may_be_base(*b) && !self.places.contains_key(place) {
+                let symbol = Symbol { at: block, role: Role::JoinPlace(*place) };
+                infos.insert(symbol, Info::new(Origin::MaybeBase, 64));
+                places.insert(*place, (*width, Value::Symbol(symbol, 64)));
+            }
+        }
+        self.places = places;
+        let of_block = |v: Value| matches!(v, Value::Symbol(s, _) if s.at == block && !matches!(s.role, Role::Result(_) | Role::Load));
+        if self.comparison != other.comparison || self.comparison.is_some_and(|c| of_block(c.left) || of_block(c.right))
+        {
+            self.comparison = None;
+        }
+        self.exposed.extend(other.exposed.iter().copied());
+        self.wild |= other.wild;
+        // Symbols that are held on both paths: what is known on both.
+        for symbol in self.held() {
+            if infos.contains_key(&symbol) {
+                continue;
+            }
+            let joined = before.info(symbol).join(&other.info(symbol), widen);
+            infos.insert(symbol, joined);
+        }
+        self.symbols = infos;
+        *self != before
+    }
+
+    /// Drops what is known of symbols that nothing holds.
+    pub(super) fn collect(&mut self) {
+        let held = self.held();
+        self.symbols.retain(|s, _| held.contains(s));
+    }
+
+    fn held(&self) -> BTreeSet<Symbol> {
+        let mut held = BTreeSet::new();
+        let mut add = |value: &Value| {
+            if let Value::Symbol(s, _) = value {
+                held.insert(*s);
+            }
+        };
+        self.registers.iter().for_each(&mut add);
+        self.places.values().for_each(|(_, v)| add(v));
+        self.places.keys().filter_map(|p| p.base()).for_each(|s| add(&Value::Symbol(s, 64)));
+        if let Some(c) = &self.comparison {
+            add(&c.left);
+            add(&c.right);
+        }
+        held
+    }
+}
+
+/// One value where two paths meet.
+#[allow(clippy::too_many_arguments)]
+fn meet(
+    here: &State,
+    a: Value,
+    there: &State,
+    b: Value,
+    symbol: Symbol,
+    widen: bool,
+    own: &dyn Fn(u32) -> bool,
+    infos: &mut BTreeMap<Symbol, Info>,
+) -> Value {
+    if a == b {
+        return a;
+    }
+    let info = |state: &State, value: Value| {
+        let mut info = state.info_of(value);
+        if matches!(value, Value::Address(rva) if own(rva)) {
+            info.origin = Origin::Computed;
+        }
+        info
+    };
+    let (left, right) = (info(here, a), info(there, b));
+    let mut joined = left.join(&right, widen);
+    if matches!((a, b), (Value::Address(0), _) | (_, Value::Address(0))) {
+        joined.origin = Origin::MaybeBase;
+    }
+    infos.insert(symbol, joined);
+    Value::Symbol(symbol, 64)
+}

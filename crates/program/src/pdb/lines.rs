@@ -29,11 +29,7 @@ pub struct ModuleLines {
 }
 
 /// Reads the C13 substream of a compiland.
-pub fn module(
-    data: &[u8],
-    place: &dyn Fn(u16, u32) -> Option<u32>,
-    strings: &Strings,
-) -> Result<ModuleLines, Damage> {
+pub fn module(data: &[u8], place: &dyn Fn(u16, u32) -> Option<u32>, strings: &Strings) -> Result<ModuleLines, Damage> {
     let mut sections = Vec::new();
     let mut c = Cursor(data);
     while c.0.len() >= 8 {

@@ -83,6 +83,13 @@ impl<'a> TypeTable<'a> {
         let (first, records) = stream(TPI, types)?;
         let (first_id, ids) = stream(IPI, ids)?;
         let mut table = TypeTable { first, records, first_id, ids, texts: Vec::new(), complete: FxHashMap::default() };
+        for i in 0..table.records.len() {
+            // No forward reference can mean a type without a name.
+            if let Some(head) = table.head(i).filter(|h| !h.forward && (h.unique.is_some() || !unnamed(&h.name))) {
+                let key = head.unique.unwrap_or(head.name);
+                table.complete.entry(key.into()).or_default().push(table.first + i as u32);
+            }
+        }
         table.texts.reserve_exact(table.records.len());
         for i in 0..table.records.len() {
             let mut text = table
@@ -98,12 +105,6 @@ impl<'a> TypeTable<'a> {
                 let _ = write!(text, "...{rest:016x}");
             }
             table.texts.push(text.into());
-        }
-        for i in 0..table.records.len() {
-            if let Some(head) = table.head(i).filter(|h| !h.forward) {
-                let key = head.unique.unwrap_or(head.name);
-                table.complete.entry(key.into()).or_default().push(table.first + i as u32);
-            }
         }
         Ok(table)
     }
@@ -160,8 +161,7 @@ impl<'a> TypeTable<'a> {
                 out
             }
             0x1008 => {
-                let (result, convention, attributes, _, arguments) =
-                    (c.u32()?, c.u8()?, c.u8()?, c.u16()?, c.u32()?);
+                let (result, convention, attributes, _, arguments) = (c.u32()?, c.u8()?, c.u8()?, c.u16()?, c.u32()?);
                 let special = if attributes & 1 != 0 { " [returns by hidden pointer]" } else { "" };
                 format!("{} {}({}){special}", text(result), calling_convention(convention), text(arguments))
             }
@@ -239,20 +239,17 @@ impl<'a> TypeTable<'a> {
         Some(Head { kind: udt, forward: properties & 0x80 != 0, fields, size: size as u64, name, unique })
     }
 
+    /// The first member stands for the rest: a name made from all of them would change with each that is added, and
+    /// with it the text of everything that mentions the type.
     fn name_from_members(&self, head: &Head) -> String {
         let kind = match head.kind {
             UdtKind::Struct => "struct",
             UdtKind::Union => "union",
             UdtKind::Enum => "enum",
         };
-        let mut out = format!("<unnamed {kind}");
-        if let Ok(members) = self.members(head.fields) {
-            for (member, _) in members {
-                let _ = write!(out, " {}", member.name);
-            }
-        }
-        out.push('>');
-        out
+        let members = self.members(head.fields).unwrap_or_default();
+        let first = members.first().map_or("", |m| m.0.name.as_str());
+        format!("<unnamed {kind} {first}>")
     }
 
     /// Bytes of a value of the type; `None` for functions, incomplete types and damaged chains.

@@ -34,7 +34,7 @@ pub struct SigningKey {
 
 /// A private key.
 pub(crate) enum PrivateKey {
-    Rsa(Box<rsa::RsaPrivateKey>),
+    Rsa(Box<rsa::PrivateKey>),
     P256(Box<p256::ecdsa::SigningKey>),
     P384(Box<p384::ecdsa::SigningKey>),
 }

@@ -77,7 +77,7 @@ pub(crate) fn read_pkcs8(der: &[u8]) -> Result<PrivateKey, SignError> {
     let unreadable = |e: &dyn std::fmt::Display| SignError::Key(format!("not readable: {e}"));
     match algorithm()? {
         (oid::RSA, _) => {
-            let key = rsa::RsaPrivateKey::from_pkcs8_der(der).map_err(|e| unreadable(&e))?;
+            let key = rsa::PrivateKey::from_pkcs8_der(der).map_err(|e| unreadable(&e))?;
             Ok(PrivateKey::Rsa(Box::new(key)))
         }
         (_, Some(oid::P256)) => {

@@ -1,0 +1,63 @@
+//! Rules about threads that are inside of a function when it is replaced.
+
+use crate::closure::Closure;
+use crate::context::{Context, finding};
+use crate::verdict::{Finding, Outcome};
+use hotgraft_program::{Function, Program};
+
+/// A frame that grows by fewer bytes than this is not worth a word.
+const GROWTH: u32 = 128;
+
+/// Replaced functions that a thread may never leave.
+pub fn loops(_ctx: &Context, _closure: &Closure) -> Vec<Finding> {
+    Vec::new()
+}
+
+/// Replaced functions that need more stack than before.
+pub fn frames(ctx: &Context, closure: &Closure) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for &new in closure.functions.keys() {
+        let pair = ctx.function_pair(new).0;
+        let Some(old) = pair.old else { continue };
+        let before = frame_size(ctx.old, &ctx.old.functions[old.index()]);
+        let after = frame_size(ctx.new, &ctx.new.functions[new.index()]);
+        if after >= before.saturating_add(GROWTH) {
+            let subject = ctx.function_subject(pair.old, pair.new);
+            let source = ctx.function_source(pair.old, pair.new);
+            let text = format!("Its frame had {before} bytes and has {after}.");
+            out.push(finding("runtime.frame.grows", Outcome::Harmless, None, subject, &text, source));
+        }
+    }
+    out
+}
+
+/// Bytes of stack that the prologue of the entry range takes, from the unwind codes; 0 if there are none.
+pub fn frame_size(program: &Program, f: &Function) -> u32 {
+    let Some(info) = f.unwind.iter().filter_map(|&u| program.unwind.get(u as usize)).find(|u| u.begin == f.rva())
+    else {
+        return 0;
+    };
+    let Some(head) = program.image.bytes(info.info, 4) else { return 0 };
+    let count = usize::from(head[2]);
+    let Some(codes) = program.image.bytes(info.info.saturating_add(4), 2 * count) else { return 0 };
+    let slot = |i: usize| codes.get(2 * i..2 * i + 2).map_or(0, |b| u32::from(u16::from_le_bytes([b[0], b[1]])));
+    let mut size = 0u32;
+    let mut i = 0;
+    while i < count {
+        let (operation, extra) = (codes[2 * i + 1] & 15, u32::from(codes[2 * i + 1] >> 4));
+        // UNWIND_CODE: push, large and small allocation; the others take no stack.
+        let (bytes, slots) = match operation {
+            0 => (8, 1),
+            1 if extra == 0 => (8 * slot(i + 1), 2),
+            1 => (slot(i + 1) | slot(i + 2) << 16, 3),
+            2 => (8 * extra + 8, 1),
+            4 | 8 => (0, 2),
+            5 | 9 => (0, 3),
+            10 => (8 * (5 + extra), 1),
+            _ => (0, 1),
+        };
+        size = size.saturating_add(bytes);
+        i += slots;
+    }
+    size
+}

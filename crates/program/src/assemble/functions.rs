@@ -1,0 +1,677 @@
+//! Which functions there are, where they end, and what their code says.
+
+use super::names::Names;
+use super::{Conflict, Found, Table};
+use crate::code::{self, CodeFacts, CodeSpanKind, Context};
+use crate::entity::FunctionId;
+use crate::function::{CodeRange, EntryKind, Evidence, Function, Linkage, Problem, RangeKind};
+use crate::image::{ExportTarget, Image};
+use crate::pdb::Pdb;
+use crate::pe::Directories;
+use crate::program::Program;
+use crate::reference::Form;
+use crate::unwind::{CodeTargetKind, UnwindInfo, UnwindTable};
+use rayon::prelude::*;
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeMap;
+
+/// Rounds of finding functions through the code of those found before.
+const ROUND_LIMIT: usize = 64;
+
+/// What is known of an entry.
+#[derive(Clone, Default)]
+struct Seed {
+    /// Bytes by the PDB or .pdata.
+    size: Option<u32>,
+    evidence: Evidence2,
+    /// Index of the first procedure of the PDB, and how many share the entry.
+    procedures: Option<(usize, usize)>,
+    /// Further ranges.
+    parts: Vec<CodeRange>,
+}
+
+/// `Evidence` with a default.
+#[derive(Clone, Copy)]
+struct Evidence2(Evidence);
+
+impl Default for Evidence2 {
+    fn default() -> Self {
+        Evidence2(Evidence::empty())
+    }
+}
+
+struct Finder<'a> {
+    image: &'a Image,
+    pdb: &'a Pdb,
+    seeds: BTreeMap<u32, Seed>,
+    /// Ranges with a known end, sorted and disjoint: (start, end, entry of the function).
+    exact: Vec<(u32, u32, u32)>,
+}
+
+/// Finds functions and reads their code.
+pub fn find(
+    image: &Image,
+    pdb: &Pdb,
+    directories: &Directories,
+    unwind: &UnwindTable,
+    pointers: &[(u32, u32)],
+    names: &Names<'_>,
+    conflicts: &mut Vec<Conflict>,
+) -> Found {
+    let mut finder = Finder { image, pdb, seeds: BTreeMap::new(), exact: Vec::new() };
+    finder.procedures();
+    finder.runtime_functions(unwind, conflicts);
+    finder.settle(conflicts);
+    finder.separated(unwind, conflicts);
+    finder.tables(directories, pointers);
+    finder.contributions();
+
+    let mut targets: Vec<u32> = pointers.iter().map(|p| p.1).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    let mut boundaries = targets.clone();
+    boundaries.extend(pdb.data.iter().map(|d| d.rva));
+    boundaries.extend(pdb.publics.iter().map(|p| p.rva));
+    boundaries.extend(pdb.contributions.iter().flat_map(|c| [c.rva, c.rva + c.size]));
+    boundaries.sort_unstable();
+    boundaries.dedup();
+
+    let mut known: BTreeMap<u32, (Vec<CodeRange>, Vec<CodeFacts>)> = BTreeMap::new();
+    for round in 0..=ROUND_LIMIT {
+        let layout = finder.layout();
+        known.retain(|entry, _| finder.seeds.contains_key(entry));
+        let stale: Vec<(u32, Vec<CodeRange>)> = layout
+            .into_iter()
+            .filter(|(entry, ranges)| known.get(entry).is_none_or(|(before, _)| before != ranges))
+            .collect();
+        let read: Vec<(u32, Vec<CodeRange>, Vec<CodeFacts>)> = stale
+            .into_par_iter()
+            .map(|(entry, ranges)| {
+                let pads: Vec<u32> = ranges.iter().flat_map(|r| landing_pads(unwind, r)).collect();
+                let context = Context { landing_pads: &pads, boundaries: &boundaries, pointer_targets: &targets };
+                let facts = code::analyse_function(image, &ranges, &context);
+                (entry, ranges, facts)
+            })
+            .collect();
+        if round == ROUND_LIMIT {
+            break;
+        }
+        let mut grown = false;
+        for (entry, ranges, facts) in read {
+            grown |= finder.follow(entry, &facts, conflicts);
+            known.insert(entry, (ranges, facts));
+        }
+        if !grown && !finder.drop_data(&mut known) {
+            break;
+        }
+    }
+    finder.finish(known, unwind, names, conflicts)
+}
+
+impl Finder<'_> {
+    fn is_code(&self, rva: u32) -> bool {
+        self.image.section_at(rva).is_some_and(crate::image::Section::is_executable)
+    }
+
+    fn add(&mut self, rva: u32, evidence: Evidence) -> bool {
+        let new = !self.seeds.contains_key(&rva);
+        let seed = self.seeds.entry(rva).or_default();
+        seed.evidence.0 |= evidence;
+        new
+    }
+
+    /// The known range around `rva`.
+    fn exact_at(&self, rva: u32) -> Option<(u32, u32, u32)> {
+        let i = self.exact.partition_point(|e| e.0 <= rva).checked_sub(1)?;
+        Some(self.exact[i]).filter(|e| rva < e.1)
+    }
+
+    fn procedures(&mut self) {
+        let mut i = 0;
+        while i < self.pdb.procedures.len() {
+            let first = &self.pdb.procedures[i];
+            let count = self.pdb.procedures[i..].iter().take_while(|p| p.rva == first.rva).count();
+            let all = &self.pdb.procedures[i..i + count];
+            if self.is_code(first.rva) {
+                let size = all.iter().map(|p| p.size).max().filter(|&s| s != 0);
+                let seed = self.seeds.entry(first.rva).or_default();
+                seed.size = size;
+                seed.procedures = Some((i, count));
+                seed.evidence.0 |= Evidence::PDB_SYMBOL;
+            }
+            i += count;
+        }
+    }
+
+    /// Entries of .pdata that are not part of a procedure of the PDB.
+    fn runtime_functions(&mut self, unwind: &UnwindTable, conflicts: &mut Vec<Conflict>) {
+        self.settle(&mut Vec::new());
+        for entry in unwind.entries.iter().filter(|e| e.end > e.begin) {
+            if !self.is_code(entry.begin) {
+                continue;
+            }
+            let size = entry.end - entry.begin;
+            let around = self.exact_at(entry.begin);
+            match around {
+                Some((start, end, _)) if start != entry.begin => {
+                    if entry.end > end {
+                        let text = format!(
+                            "a runtime function {:#x}..{:#x} begins inside of a procedure that ends at {end:#x}",
+                            entry.begin, entry.end
+                        );
+                        conflicts.push((entry.begin, text));
+                    }
+                    continue;
+                }
+                Some((_, end, _)) if entry.end > end => {
+                    let text = format!("the PDB ends the procedure at {end:#x}, .pdata at {:#x}", entry.end);
+                    conflicts.push((entry.begin, text));
+                }
+                _ => {}
+            }
+            if entry.chained || (around.is_none() && funclet_owner(unwind, entry.begin).is_some()) {
+                continue;
+            }
+            let seed = self.seeds.entry(entry.begin).or_default();
+            seed.evidence.0 |= Evidence::PDATA;
+            if seed.size.is_none() {
+                seed.size = Some(size);
+            }
+        }
+    }
+
+    /// Cold parts and funclets become ranges of the functions that own them.
+    fn separated(&mut self, unwind: &UnwindTable, conflicts: &mut Vec<Conflict>) {
+        let mut parts: Vec<(u32, u32, u32, RangeKind)> = Vec::new();
+        for s in &self.pdb.separated {
+            parts.push((s.rva, s.rva.saturating_add(s.size), s.parent, RangeKind::Cold));
+        }
+        for entry in unwind.entries.iter().filter(|e| e.end > e.begin) {
+            if entry.chained {
+                match primary(self.image, entry) {
+                    Some(begin) => parts.push((entry.begin, entry.end, begin, RangeKind::Cold)),
+                    None => {
+                        conflicts.push((entry.begin, "a chained runtime function without a primary one".to_owned()))
+                    }
+                }
+            } else if !self.seeds.contains_key(&entry.begin) {
+                if let Some(owner) = funclet_owner(unwind, entry.begin) {
+                    parts.push((entry.begin, entry.end, owner, RangeKind::Funclet));
+                }
+            }
+        }
+        parts.sort_unstable_by_key(|p| (p.0, p.1, p.2));
+        // A part may belong to a part: look the owner up until it is a function.
+        let parents: FxHashMap<u32, u32> = parts.iter().map(|p| (p.0, p.2)).collect();
+        for part in &mut parts {
+            for _ in 0..8 {
+                match parents.get(&part.2) {
+                    Some(&outer) if outer != part.2 && part.2 != part.0 => part.2 = outer,
+                    _ => break,
+                }
+            }
+        }
+        for (start, end, parent, kind) in parts {
+            if !self.is_code(start) {
+                continue;
+            }
+            if let Some((_, _, owner)) = self.exact_at(start) {
+                if owner != parent && self.exact_at(parent).is_none_or(|p| p.2 != owner) {
+                    conflicts
+                        .push((start, format!("a part of the function at {parent:#x} lies in the one at {owner:#x}")));
+                }
+                continue;
+            }
+            let owner = self.exact_at(parent).map_or(parent, |e| e.2);
+            let Some(seed) = self.seeds.get_mut(&owner) else {
+                conflicts.push((start, format!("a part of the function at {parent:#x}, which is not one")));
+                self.add(start, Evidence::PDATA);
+                continue;
+            };
+            seed.parts.push(CodeRange { rva: start, size: end - start, kind });
+            let at = self.exact.partition_point(|e| e.0 < start);
+            let end = self.exact.get(at).map_or(end, |next| end.min(next.0));
+            self.exact.insert(at, (start, end, owner));
+        }
+    }
+
+    fn tables(&mut self, directories: &Directories, pointers: &[(u32, u32)]) {
+        let mut entries: Vec<(u32, Evidence)> = Vec::new();
+        for e in &directories.exports {
+            if let ExportTarget::Rva(rva) = e.target {
+                entries.push((rva, Evidence::EXPORT));
+            }
+        }
+        if self.image.entry_point != 0 {
+            entries.push((self.image.entry_point, Evidence::ENTRY_POINT));
+        }
+        if let Some(tls) = &directories.tls {
+            entries.extend(tls.callbacks.iter().map(|&rva| (rva, Evidence::ENTRY_POINT)));
+        }
+        if let Some(config) = &directories.load_config {
+            entries.extend(config.guard_functions.targets.iter().map(|&rva| (rva, Evidence::GUARD_TABLE)));
+        }
+        entries.extend(self.pdb.publics.iter().map(|p| (p.rva, Evidence::PDB_PUBLIC)));
+        entries.extend(pointers.iter().map(|p| (p.1, Evidence::BASE_RELOCATION)));
+        for (rva, evidence) in entries {
+            // A pointer into a function, such as an entry of a table of labels, is not an entry.
+            let interior = self.exact_at(rva).is_some_and(|e| e.0 != rva || e.2 != rva);
+            if self.is_code(rva) && !interior {
+                self.add(rva, evidence);
+            }
+        }
+    }
+
+    /// Code of an object file begins with a function.
+    fn contributions(&mut self) {
+        for c in &self.pdb.contributions {
+            let code = c.characteristics & object::pe::IMAGE_SCN_CNT_CODE.0 != 0;
+            if !code || !self.is_code(c.rva) || self.exact_at(c.rva).is_some() {
+                continue;
+            }
+            let bytes = self.image.bytes(c.rva, c.size as usize).unwrap_or_default();
+            if code::filler_length(bytes) == 0 {
+                self.seeds.entry(c.rva).or_default().evidence.0 |= Evidence::CONTRIBUTION;
+            }
+        }
+    }
+
+    /// Makes `exact` from the seeds with sizes; a range that reaches into the next is cut there.
+    fn settle(&mut self, conflicts: &mut Vec<Conflict>) {
+        self.exact.clear();
+        for (&rva, seed) in &self.seeds {
+            let Some(size) = seed.size else { continue };
+            let end = self.image.section_at(rva).map_or(rva, |s| s.rva + s.size).min(rva.saturating_add(size));
+            if let Some(last) = self.exact.last_mut().filter(|last| last.1 > rva) {
+                conflicts.push((
+                    rva,
+                    format!("a function begins inside of the one at {:#x} that ends at {:#x}", last.0, last.1),
+                ));
+                last.1 = rva;
+            }
+            self.exact.push((rva, end, rva));
+        }
+    }
+
+    /// Ranges of all functions. A function without a known size reaches up to the next border.
+    fn layout(&self) -> Vec<(u32, Vec<CodeRange>)> {
+        let starts: Vec<u32> = self.seeds.keys().copied().collect();
+        let mut out = Vec::with_capacity(starts.len());
+        for (i, (&rva, seed)) in self.seeds.iter().enumerate() {
+            let end = match self.exact_at(rva) {
+                Some((start, end, _)) if start == rva => end,
+                _ => {
+                    let section = self.image.section_at(rva).map_or(rva, |s| s.rva + s.size);
+                    let next = starts.get(i + 1).copied().unwrap_or(section);
+                    let exact = self.exact.partition_point(|e| e.0 <= rva);
+                    let exact = self.exact.get(exact).map_or(section, |e| e.0);
+                    section.min(next).min(exact).min(self.contribution_end(rva).unwrap_or(section))
+                }
+            };
+            let mut ranges = vec![CodeRange { rva, size: end - rva, kind: RangeKind::Entry }];
+            let mut parts = seed.parts.clone();
+            for part in &mut parts {
+                let end = self.exact_at(part.rva).map_or(part.rva, |e| e.1);
+                part.size = end - part.rva;
+            }
+            parts.retain(|p| p.size != 0);
+            parts.sort_unstable_by_key(|p| p.rva);
+            ranges.extend(parts);
+            if ranges[0].size != 0 {
+                out.push((rva, ranges));
+            }
+        }
+        out
+    }
+
+    fn contribution_end(&self, rva: u32) -> Option<u32> {
+        let i = self.pdb.contributions.partition_point(|c| c.rva <= rva).checked_sub(1)?;
+        let c = &self.pdb.contributions[i];
+        Some(c.rva + c.size).filter(|&end| rva < end)
+    }
+
+    /// Adds the functions that the code of one calls, jumps to or takes the address of. True if there are new ones.
+    fn follow(&mut self, entry: u32, facts: &[CodeFacts], conflicts: &mut Vec<Conflict>) -> bool {
+        let mut grown = false;
+        for f in facts {
+            for &target in &f.calls {
+                if !self.is_code(target) {
+                    continue;
+                }
+                match self.exact_at(target) {
+                    Some((start, _, owner)) if start != target || owner != target => {
+                        if owner != entry {
+                            conflicts.push((
+                                target,
+                                format!("the function at {entry:#x} calls into the middle of the one at {owner:#x}"),
+                            ));
+                        }
+                    }
+                    _ => grown |= self.add(target, Evidence::CALL_TARGET),
+                }
+            }
+            let addresses = f.references.iter().filter(|r| matches!(r.form, Form::RipRelative | Form::Absolute));
+            let jumps = f.tail_jumps.iter().map(|&t| (t, Evidence::JUMP_TARGET));
+            let weak = jumps.chain(addresses.map(|r| (r.rva, Evidence::CODE_REFERENCE)));
+            for (target, evidence) in weak {
+                if !self.is_code(target) {
+                    continue;
+                }
+                if let Some(seed) = self.seeds.get_mut(&target) {
+                    seed.evidence.0 |= evidence;
+                } else if !self.inside(target) {
+                    grown |= self.add(target, evidence);
+                }
+            }
+        }
+        grown
+    }
+
+    /// True if `rva` lies in a known function, however its end is known.
+    fn inside(&self, rva: u32) -> bool {
+        if self.exact_at(rva).is_some() {
+            return true;
+        }
+        let Some((&start, seed)) = self.seeds.range(..=rva).next_back() else { return false };
+        if seed.size.is_some() {
+            return false;
+        }
+        let same_section = self.image.section_at(start).is_some_and(|s| s.contains(rva));
+        same_section && self.contribution_end(start).is_none_or(|end| rva < end)
+    }
+
+    /// An address that is only pointed to may be data in a code section: what does not decode as code from its first
+    /// byte on is no function. True if something was dropped.
+    fn drop_data(&mut self, known: &mut BTreeMap<u32, (Vec<CodeRange>, Vec<CodeFacts>)>) -> bool {
+        let weak = Evidence::CODE_REFERENCE | Evidence::BASE_RELOCATION | Evidence::CONTRIBUTION;
+        let bad: Vec<u32> = known
+            .iter()
+            .filter(|(entry, (_, facts))| {
+                let seed = &self.seeds[entry];
+                weak.contains(seed.evidence.0)
+                    && seed.size.is_none()
+                    && facts.iter().any(|f| f.problems.iter().any(|p| p.key == "code.undecodable"))
+            })
+            .map(|(entry, _)| *entry)
+            .collect();
+        for entry in &bad {
+            self.seeds.remove(entry);
+            known.remove(entry);
+        }
+        !bad.is_empty()
+    }
+
+    fn finish(
+        self,
+        known: BTreeMap<u32, (Vec<CodeRange>, Vec<CodeFacts>)>,
+        unwind: &UnwindTable,
+        names: &Names<'_>,
+        conflicts: &mut Vec<Conflict>,
+    ) -> Found {
+        let mut functions = Vec::with_capacity(known.len());
+        let mut all_facts = Vec::with_capacity(known.len());
+        let mut tables: Vec<Table> = Vec::new();
+        for (entry, (mut ranges, facts)) in known {
+            let seed = &self.seeds[&entry];
+            if self.exact_at(entry).is_none_or(|e| e.0 != entry) {
+                trim(&mut ranges[0], &facts[0]);
+            }
+            if ranges[0].size == 0 {
+                continue;
+            }
+            let id = FunctionId::from(functions.len());
+            let mut problems: Vec<Problem> = facts.iter().flat_map(|f| &f.problems).cloned().collect();
+            problems.retain(|p| ranges.iter().any(|r| r.contains(p.rva)));
+            self.tables_of(id, &facts, &mut problems, &mut tables, conflicts);
+            functions.push(self.function(entry, seed, ranges, problems, names));
+            all_facts.push(facts);
+        }
+        for problem in &unwind.problems {
+            let i = functions.partition_point(|f: &Function| f.rva() <= problem.rva);
+            if let Some(f) = i.checked_sub(1).map(|i| &mut functions[i])
+                && f.ranges[0].contains(problem.rva)
+            {
+                f.problems.push(problem.clone());
+            }
+        }
+        self.told_tables(&mut functions, &mut tables);
+        tables.sort_by_key(|t| (t.rva, t.jump.is_none(), t.function, t.jump));
+        Found { functions, facts: all_facts, tables }
+    }
+
+    /// Jump tables and lookup tables of one function. Where code does not prove the number of entries, the compiler's
+    /// own record does.
+    fn tables_of(
+        &self,
+        function: FunctionId,
+        facts: &[CodeFacts],
+        problems: &mut Vec<Problem>,
+        tables: &mut Vec<Table>,
+        conflicts: &mut Vec<Conflict>,
+    ) {
+        for jump in facts.iter().flat_map(|f| &f.jump_tables) {
+            let mut jump = jump.clone();
+            let i = self.pdb.switch_tables.partition_point(|s| s.table < jump.table);
+            let told = self.pdb.switch_tables[i..].iter().take_while(|s| s.table == jump.table);
+            if let Some(told) = told.filter(|s| s.width == jump.width).max_by_key(|s| s.entries) {
+                if jump.bound_proven && jump.entries > told.entries {
+                    let text = format!(
+                        "code reads {} entries of the jump table at {:#x}, the PDB has {}",
+                        jump.entries, jump.table, told.entries
+                    );
+                    conflicts.push((jump.table, text));
+                } else {
+                    jump.entries = told.entries;
+                    if !jump.bound_proven {
+                        jump.bound_proven = true;
+                        problems.retain(|p| !(p.rva == jump.jump && p.key == "code.jump_table.unbounded"));
+                    }
+                }
+            }
+            tables.push(Table {
+                rva: jump.table,
+                entries: jump.entries,
+                width: jump.width,
+                function,
+                jump: Some(jump.jump),
+                proven: jump.bound_proven,
+                references: jump.references(self.image).collect(),
+            });
+        }
+        for table in facts.iter().flat_map(|f| &f.offset_tables) {
+            tables.push(Table {
+                rva: table.table,
+                entries: table.entries,
+                width: table.width,
+                function,
+                jump: None,
+                proven: table.bound_proven,
+                references: table.references(self.image).collect(),
+            });
+        }
+    }
+
+    /// Jump tables that the compiler described and the reading of code did not find. Entries that are shifted before
+    /// they are added do not hold addresses in a form that a reference can have; those jumps stay problems.
+    fn told_tables(&self, functions: &mut [Function], tables: &mut Vec<Table>) {
+        let known: FxHashSet<(u32, Option<u32>)> = tables.iter().map(|t| (t.rva, t.jump)).collect();
+        let index = range_index(functions);
+        for told in &self.pdb.switch_tables {
+            if known.contains(&(told.table, Some(told.jump))) || told.shift != 0 || told.width < 4 {
+                continue;
+            }
+            let Some(i) = index.partition_point(|r| r.0 <= told.jump).checked_sub(1) else { continue };
+            let function = &mut functions[index[i].1.index()];
+            if !function.ranges[usize::from(index[i].2)].contains(told.jump) {
+                continue;
+            }
+            let raw = code::RawJumpTable {
+                table: told.table,
+                jump: told.jump,
+                entries: told.entries.min(self.image.size_of_image / u32::from(told.width)),
+                width: told.width,
+                form: told.form(),
+                anchor: if told.absolute { 0 } else { told.base },
+                bound_proven: true,
+            };
+            let references: Vec<_> = raw.references(self.image).collect();
+            if references.len() != raw.entries as usize {
+                continue;
+            }
+            function.problems.retain(|p| !(p.rva == told.jump && p.key.starts_with("code.indirect_jump")));
+            tables.push(Table {
+                rva: raw.table,
+                entries: raw.entries,
+                width: raw.width,
+                function: index[i].1,
+                jump: Some(raw.jump),
+                proven: true,
+                references,
+            });
+        }
+    }
+
+    fn function(
+        &self,
+        entry: u32,
+        seed: &Seed,
+        ranges: Vec<CodeRange>,
+        problems: Vec<Problem>,
+        names: &Names<'_>,
+    ) -> Function {
+        let procedures = seed.procedures.map_or(&[][..], |(at, count)| &self.pdb.procedures[at..at + count]);
+        // Of several procedures at one entry the choice must be the same in every build: real ones before thunks,
+        // global before local, then by name.
+        let main = procedures.iter().min_by_key(|p| (p.name.is_empty(), p.thunk, !p.global, &p.name));
+        let publics = names.publics(entry);
+        let name = main.filter(|p| !p.name.is_empty()).map(|p| p.name.clone());
+        let decorated = match &name {
+            Some(name) => publics
+                .iter()
+                .find(|p| *p == name)
+                .or_else(|| publics.iter().find(|p| p.contains(name.rsplit("::").next().unwrap_or(name))))
+                .or_else(|| publics.first()),
+            None => publics.first(),
+        };
+        let decorated = decorated.map(|&d| d.to_owned());
+        let exports = names.exports(entry);
+        let name = name.or_else(|| decorated.clone()).or_else(|| exports.first().map(|&e| e.to_owned()));
+        let mut aliases: Vec<String> = procedures
+            .iter()
+            .map(|p| p.name.as_str())
+            .chain(publics.iter().copied())
+            .chain(exports.iter().copied())
+            .filter(|n| !n.is_empty() && Some(*n) != name.as_deref() && Some(*n) != decorated.as_deref())
+            .map(str::to_owned)
+            .collect();
+        aliases.sort_unstable();
+        aliases.dedup();
+        let contribution = || {
+            let i = self.pdb.contributions.partition_point(|c| c.rva <= entry).checked_sub(1)?;
+            let c = &self.pdb.contributions[i];
+            c.module.filter(|_| entry < c.rva + c.size)
+        };
+        let mut udts: Vec<_> = procedures.iter().flat_map(|p| &p.udts).copied().collect();
+        udts.sort_unstable();
+        udts.dedup();
+        let linkage = match main {
+            Some(p) if !p.thunk => {
+                if p.global {
+                    Linkage::Global
+                } else {
+                    Linkage::Local
+                }
+            }
+            _ if !publics.is_empty() => Linkage::Global,
+            _ => Linkage::Unknown,
+        };
+        Function {
+            name,
+            decorated,
+            aliases,
+            ranges,
+            module: main.filter(|p| !p.thunk).map(|p| p.module).or_else(contribution),
+            linkage,
+            evidence: seed.evidence.0,
+            prototype: main.and_then(|p| p.prototype.clone()),
+            udts,
+            inlined: main.map(|p| p.inlined.clone()).unwrap_or_default(),
+            unwind: Vec::new(),
+            jump_tables: Vec::new(),
+            no_return: procedures.iter().any(|p| p.no_return),
+            entry_kind: EntryKind::None,
+            problems,
+        }
+    }
+}
+
+/// Places in a range that only unwind data leads to.
+fn landing_pads<'a>(unwind: &'a UnwindTable, range: &CodeRange) -> impl Iterator<Item = u32> + use<'a> {
+    let start = unwind.code_targets.partition_point(|t| t.rva < range.rva);
+    let end = unwind.code_targets.partition_point(|t| t.rva < range.end());
+    unwind.code_targets[start..end.max(start)].iter().map(|t| t.rva)
+}
+
+/// The runtime function whose handler data runs the code at `rva` as a part of its own.
+fn funclet_owner(unwind: &UnwindTable, rva: u32) -> Option<u32> {
+    let start = unwind.code_targets.partition_point(|t| t.rva < rva);
+    let here = unwind.code_targets[start..].iter().take_while(|t| t.rva == rva);
+    here.filter(|t| t.kind != CodeTargetKind::LandingPad).map(|t| t.function).find(|&f| f != rva)
+}
+
+/// Cuts what follows the code of a function whose end is not known.
+fn trim(range: &mut CodeRange, facts: &CodeFacts) {
+    for span in facts.spans.iter().rev() {
+        if matches!(span.kind, CodeSpanKind::Padding | CodeSpanKind::Unknown) && span.rva + span.size == range.end() {
+            range.size -= span.size;
+        } else {
+            break;
+        }
+    }
+}
+
+/// First byte of the function that a chained entry leads to.
+fn primary(image: &Image, entry: &UnwindInfo) -> Option<u32> {
+    let mut info = entry.info;
+    for _ in 0..32 {
+        let head = image.bytes(info, 4)?;
+        let codes = u32::from(head[2]);
+        let tail = info.checked_add(4 + 2 * (codes + (codes & 1)))?;
+        if head[0] >> 3 & 4 == 0 {
+            return None;
+        }
+        let (begin, next) = (image.u32(tail)?, image.u32(tail.checked_add(8)?)?);
+        // An odd address is that of another RUNTIME_FUNCTION.
+        let (begin, next) = if next & 1 != 0 {
+            (image.u32(next & !1)?, image.u32((next & !1).checked_add(8)?)?)
+        } else {
+            (begin, next)
+        };
+        let flags = image.bytes(next, 1)?[0] >> 3;
+        if flags & 4 == 0 {
+            return Some(begin);
+        }
+        info = next;
+    }
+    None
+}
+
+/// All ranges by address.
+pub fn range_index(functions: &[Function]) -> Vec<(u32, FunctionId, u16)> {
+    let mut out: Vec<_> = functions
+        .iter()
+        .enumerate()
+        .flat_map(|(i, f)| f.ranges.iter().enumerate().map(move |(n, r)| (r.rva, FunctionId::from(i), n as u16)))
+        .collect();
+    out.sort_unstable();
+    out
+}
+
+/// Attaches unwind entries to the functions whose ranges they cover.
+pub fn link_unwind(program: &mut Program) {
+    for i in 0..program.unwind.len() {
+        if let Some((id, _)) = program.function_at(program.unwind[i].begin) {
+            program.functions[id.index()].unwind.push(i as u32);
+        }
+    }
+}
