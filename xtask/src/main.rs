@@ -2,6 +2,7 @@
 
 mod ci;
 mod command;
+mod corpus;
 mod demo;
 mod dist;
 mod fixtures;
@@ -33,6 +34,8 @@ enum Task {
     Demo,
     /// Everything that is checked before a change goes in.
     Test,
+    /// A patch for each real security fix of some Debian packages, held against the source.
+    Corpus(corpus::Options),
     /// What CI runs: the tests, the dependencies' licences and sources, the documentation.
     Ci,
     /// Install what the tasks need, or name it.
@@ -71,6 +74,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Demo => demo::run(&demo::Options::default()),
         Task::Test => test::run(),
+        Task::Corpus(options) => corpus::run(&options),
         Task::Ci => ci::run(),
         Task::Setup => ci::setup(),
         Task::Dist => dist::run(),

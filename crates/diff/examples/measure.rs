@@ -22,7 +22,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let (p, r) = (right as f64 / claimed as f64, right as f64 / truth as f64);
-    println!("all: precision {p:.4} recall {r:.4} F1 {:.4} ({right} right, {claimed} claimed, {truth} true)", 2.0 * p * r / (p + r));
+    println!(
+        "all: precision {p:.4} recall {r:.4} F1 {:.4} ({right} right, {claimed} claimed, {truth} true)",
+        2.0 * p * r / (p + r)
+    );
     for (bucket, (hit, all)) in buckets {
         println!("  score {:.1}: {hit}/{all} = {:.3}", f64::from(bucket) / 10.0, hit as f64 / all as f64);
     }

@@ -263,10 +263,13 @@ impl Judge<'_, '_> {
     }
 
     /// The second reading of an address: just behind the object before it, or before the object that follows (an array
-    /// whose index does not start at 0). It is believed only if the objects are matched, the distances are the same,
-    /// whatever stands at the address on either side exists on the other side too (else a variable may have been
-    /// replaced by another one), the address is only computed and not read, and, for an end, the same code also
-    /// refers to the object itself.
+    /// whose index does not start at 0). A wrong second reading would hide a change, so it is believed only if
+    /// - what stands at the address on the two sides is not a pair (then the first reading already answered), and
+    ///   each exists on the other side, too (else a thing may have been replaced by another one);
+    /// - the object before (or behind) is matched, equally large and equally far away;
+    /// - for an end: the same code also refers to the object itself, and does nothing with the address but compare it;
+    ///   an address in data must not lead to something without identity;
+    /// - for a biased array: the address is only computed, and is neither a known start nor inside a text.
     fn neighbours(&self, x: &Reference, y: &Reference, context: Context) -> bool {
         let m = self.m;
         let (old, new) = (m.old.program, m.new.program);
@@ -276,7 +279,12 @@ impl Judge<'_, '_> {
             Entity::Unknown => true,
             _ => false,
         };
-        if !stays(x, true) || !stays(y, false) || !self.is_computed(x, y, context) {
+        if !stays(x, true) || !stays(y, false) {
+            return false;
+        }
+        if let (Entity::Object(p), Entity::Object(q)) = (x.target.entity, y.target.entity)
+            && m.objects.are(p, q)
+        {
             return false;
         }
         if let (Some((a, da)), Some((b, db))) = (before(old, x.rva), before(new, y.rva))
@@ -285,16 +293,40 @@ impl Judge<'_, '_> {
             && old.objects[a.index()].size == new.objects[b.index()].size
             && da - old.objects[a.index()].size < PADDING
             && self.refers(context, a, b)
+            && self.is_bound(x, y, context)
         {
             return true;
         }
-        if x.target.entity != Entity::Unknown && x.target.addend == 0 {
+        let anonymous = |reference: &Reference, side: &crate::side::Side<'_>| match reference.target.entity {
+            Entity::Object(id) => reference.target.addend == 0 || side.text_of(id, 0).is_some(),
+            _ => false,
+        };
+        if anonymous(x, &m.old) || anonymous(y, &m.new) || !self.is_computed(x, y, context) {
             return false;
         }
         if let (Some((a, da)), Some((b, db))) = (behind(old, x.rva), behind(new, y.rva)) {
             return da == db && da <= 4096 && m.objects.are(a, b);
         }
         false
+    }
+
+    /// Nothing but an end can be meant.
+    fn is_bound(&self, x: &Reference, y: &Reference, context: Context) -> bool {
+        let m = self.m;
+        match context.owner {
+            Node::Function(a, b) => {
+                x.form == Form::RipRelative
+                    && crate::code::is_only_compared(m.old.program, a, x.site)
+                    && crate::code::is_only_compared(m.new.program, b, y.site)
+            }
+            Node::Object(..) => {
+                let telling = |side: &crate::side::Side<'_>, entity| match entity {
+                    Entity::Object(id) => side.has_identity(id),
+                    _ => true,
+                };
+                telling(&m.old, x.target.entity) && telling(&m.new, y.target.entity)
+            }
+        }
     }
 
     fn is_computed(&self, x: &Reference, y: &Reference, context: Context) -> bool {

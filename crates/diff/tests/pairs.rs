@@ -241,7 +241,8 @@ fn one_past_the_end_of_a_table() {
         data.push(constant("reader", &[3; 8]));
         spec(
             vec![
-                f("walk", vec![lea("items"), lea_at("items", 24), ret()]),
+                // rax holds the end and is compared with rcx.
+                f("walk", vec![lea("items"), lea_at("items", 24), raw(&[0x48, 0x39, 0xc1]), ret()]),
                 f("other", vec![load("reader"), load(read), ret()]),
             ],
             data,
@@ -256,15 +257,28 @@ fn one_past_the_end_of_a_table() {
         }
     }
     assert_eq!(diff(&old, &new), none());
+    // Handed on, it may as well be what follows.
+    for s in [&mut old, &mut new] {
+        s.functions[0].code[2] = raw(&[0x50, 0x58, 0x90]);
+    }
+    assert_eq!(diff(&old, &new), ["walk Changed function.reference.changed"]);
     // A constant that was replaced by another one at the same place is not an end.
     let use_of = |label: &str| {
         spec(
-            vec![f("walk", vec![lea("items"), lea(label), ret()])],
+            vec![f("walk", vec![lea("items"), lea(label), raw(&[0x48, 0x39, 0xc1]), ret()])],
             vec![constant("items", &[1; 24]), constant(label, &[label.len() as u8; 8])],
         )
     };
     let found = diff(&use_of("p"), &use_of("pp"));
     assert!(found.iter().any(|f| f == "walk Changed function.reference.changed"), "{found:?}");
+}
+
+#[test]
+fn a_text_behind_the_same_text_may_change() {
+    let image =
+        |text: &str| spec(vec![f("g", vec![lea("a"), lea("b"), ret()])], vec![string("a", "first"), string("b", text)]);
+    let found = diff(&image("second"), &image("third"));
+    assert!(found.iter().any(|f| f == "g Changed function.string.changed"), "{found:?}");
 }
 
 #[test]
@@ -395,7 +409,7 @@ fn layout_of_types() {
     };
     let with = |offset| {
         let mut s = sample();
-        s.types = Types { udts: vec![udt(offset)] };
+        s.types = Types { udts: vec![udt(offset)], ..Types::default() };
         s
     };
     assert_eq!(diff(&with(0), &with(0)), none());

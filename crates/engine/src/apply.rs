@@ -148,7 +148,7 @@ pub fn apply(
     let graft = patch.graft();
 
     Phase::CheckPolicy.ask(hook)?;
-    let signer = policy::check(patch.bytes(), &options.trust)?;
+    let signer = policy::check(patch, &options.trust)?;
 
     Phase::CheckIdentity.ask(hook)?;
     let base = MappedImage::read(space, image_base)?;

@@ -15,7 +15,7 @@ const AT: u64 = 0x7ff6_1234_0000;
 
 fn trial() -> ApplyOptions<'static> {
     ApplyOptions {
-        trust: Trust { allow_unsigned: true, ..Trust::default() },
+        trust: Trust::trial(),
         time_limit: Duration::from_millis(20),
         ..ApplyOptions::default()
     }

@@ -18,9 +18,10 @@ pub enum UdtKind {
 /// A data member, base class, virtual function or enumerator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Member {
-    /// Member name; base classes are named `: Base`, virtual methods that introduce a slot `vtable+offset name`.
+    /// Member name; base classes are named `: Base`, virtual methods that introduce a slot `vtable+offset name`, other
+    /// virtual methods `virtual name`.
     pub name: String,
-    /// Byte offset in the type, or the value of an enumerator.
+    /// Byte offset in the type, or the value of an enumerator; -1 for a virtual method whose slot is not told.
     pub offset: i64,
     /// Type as text.
     pub type_name: String,

@@ -460,6 +460,7 @@ impl<'s> Layout<'s> {
             mapped,
             file_size: u64::from(SIZE),
             sha256: [0; 32],
+            sha1: [0; 20],
             base_relocations: Vec::new(),
             pdb: None,
         };

@@ -184,7 +184,13 @@ impl<'a> Descent<'a> {
     fn goes_on(&self, rva: u32) -> bool {
         match self.mark(rva) {
             None | Some(BARRED | INTERIOR) => false,
-            Some(UNTOUCHED) => self.decode(rva).is_some_and(|s| s.decoded.flow != Flow::Breakpoint),
+            Some(UNTOUCHED) => {
+                let filler = self.area(rva).and_then(|i| {
+                    let rest = self.areas[i].range.end() - rva;
+                    Some(super::filler_length(self.image.bytes(rva, rest as usize)?) == rest as usize)
+                });
+                filler == Some(false) && self.decode(rva).is_some_and(|s| s.decoded.flow != Flow::Breakpoint)
+            }
             Some(_) => true,
         }
     }

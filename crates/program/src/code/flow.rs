@@ -3,7 +3,7 @@
 use super::descent::{Descent, Step};
 use super::tables::{self, Resolution};
 use super::transfer::{Effective, Machine, NONVOLATILE, Record, refine};
-use super::values::{Origin, RSP, Role, State, Symbol, Value};
+use super::values::{Index, Origin, RSP, Role, State, Symbol, TableRead, Value};
 use super::{Context, Flow, RawJumpTable, RawOffsetTable, RawReference, x64};
 use crate::function::Problem;
 use crate::image::Image;
@@ -327,8 +327,8 @@ fn jump(
                 out.tail_jumps.push(step.rva);
                 return;
             }
-            Effective::Element(table, 8, range, via) => {
-                Origin::Entry(super::values::TableRead { table, width: 8, signed: true, range, load: step.rva, via })
+            Effective::Element(table, 8, Index { range, natural, via }) => {
+                Origin::Entry(TableRead { table, width: 8, signed: true, range, natural, load: step.rva, via })
             }
             Effective::Image(_) | Effective::Pointer(..) | Effective::Frame(..) | Effective::Other(false) => {
                 Origin::Plain

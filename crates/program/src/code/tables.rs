@@ -2,7 +2,7 @@
 
 use super::descent::Descent;
 use super::flow::{Findings, by_address, own_boundaries};
-use super::values::TableRead;
+use super::values::{IndexTable, TableRead};
 use super::{Context, RawJumpTable, RawOffsetTable};
 use crate::function::Problem;
 use crate::image::Image;
@@ -30,12 +30,6 @@ pub(super) enum Resolution {
     Foreign,
     /// Neither can be shown.
     Unbounded(String),
-}
-
-/// True for bounds that follow from the width of a type or from a mask alone: the compiler may know better and leave
-/// out entries that cannot occur.
-fn is_natural(high: u64) -> bool {
-    (high & high.wrapping_add(1)) == 0
 }
 
 /// Finds the extent of the table that `read` reads and `jump` uses. `anchor` is what is added to an entry.
@@ -93,7 +87,7 @@ pub(super) fn resolve(
             match target(i) {
                 // A case that cannot occur may be a label behind the last instruction.
                 Some(t) if descent.may_start(t) => targets.push(t),
-                Some(t) if !is_natural(high) && descent.is_end(t) => {}
+                Some(t) if !read.natural && descent.is_end(t) => {}
                 _ => {
                     proven = false;
                     break;
@@ -101,7 +95,7 @@ pub(super) fn resolve(
             }
             end = i + 1;
         }
-        if !proven && !is_natural(high) {
+        if !proven && !read.natural {
             return Resolution::Unbounded(format!(
                 "entry {end} of the table at {:#x} is proven to exist but leads to no instruction of the function",
                 read.table
@@ -141,7 +135,7 @@ pub(super) fn resolve(
         return Resolution::Unbounded(format!("the table at {:#x} is too long", read.table));
     };
     let table = RawJumpTable { table, jump, entries, width: read.width, form, anchor, bound_proven: proven };
-    let index = read.via.map(|(table, width, range, load)| {
+    let index = read.via.map(|IndexTable { table, width, range, natural, load }| {
         let known = range.1 < MAX_ENTRIES;
         RawOffsetTable {
             table,
@@ -150,7 +144,7 @@ pub(super) fn resolve(
             width,
             form: None,
             anchor: 0,
-            bound_proven: known && !is_natural(range.1),
+            bound_proven: known && !natural,
         }
     });
     Resolution::Table { table, targets, index }
@@ -186,7 +180,7 @@ pub(super) fn offset_tables(image: &Image, sums: &[(u32, TableRead, u32)], conte
             }
             entries += 1;
         }
-        let proven = known && entries == limit && !is_natural(read.range.1);
+        let proven = known && entries == limit && !read.natural;
         if !proven {
             let text = format!("the table of relative addresses at {base:#x} (read at {at:#x}) has no proven end");
             out.problems.push(Problem { rva: *at, key: "data.relative_table.unbounded", text });

@@ -2,7 +2,9 @@
 
 use super::RawReference;
 use super::descent::Step;
-use super::values::{Comparison, Info, Origin, Place, REGISTERS, RSP, Role, State, Symbol, TableRead, Value};
+use super::values::{
+    Comparison, Index, IndexTable, Info, Origin, Place, REGISTERS, RSP, Role, State, Symbol, TableRead, Value,
+};
 use crate::function::Problem;
 use crate::image::Image;
 use crate::reference::Form;
@@ -31,8 +33,8 @@ pub(super) struct Record {
 pub(super) enum Effective {
     /// A fixed address in the image.
     Image(u32),
-    /// Base, scale, index range, and the index table that gave the index.
-    Element(u32, u8, (u64, u64), Option<(u32, u8, (u64, u64), u32)>),
+    /// Base, scale, index.
+    Element(u32, u8, Index),
     Frame(u32, i32),
     Pointer(Symbol, i32),
     /// The image base plus something unknown.
@@ -86,11 +88,21 @@ impl<'a> Machine<'a> {
         let old = state.range(state.registers[n]).1;
         let new = state.range(value);
         let info = if bits(register) == 8 && !is_high_byte(register) && old <= 0xFF {
-            Info::ranged(Origin::Computed, (new.0, new.1.min(0xFF)))
+            Info::ranged(Origin::Computed, (new.0, new.1.min(0xFF)), state.natural(value))
         } else {
             Info::new(self.mixed(state, state.registers[n], Value::Number(0)), 64)
         };
         state.registers[n] = state.fresh(Symbol { at, role: Role::Result(n as u8) }, info);
+    }
+
+    fn index(&self, state: &State, value: Value) -> Index {
+        let via = match state.origin(value) {
+            Origin::Number(TableRead { table, width, range, natural, load, .. }) => {
+                Some(IndexTable { table, width, range, natural, load })
+            }
+            _ => None,
+        };
+        Index { range: state.range(value), natural: state.natural(value), via }
     }
 
     fn mixed(&self, state: &State, a: Value, b: Value) -> Origin {
@@ -168,13 +180,7 @@ impl<'a> Machine<'a> {
                 };
                 match index {
                     None => Effective::Image(target),
-                    Some(index) => {
-                        let via = match state.origin(index) {
-                            Origin::Number(t) => Some((t.table, t.width, t.range, t.load)),
-                            _ => None,
-                        };
-                        Effective::Element(target, scale, state.range(index), via)
-                    }
+                    Some(index) => Effective::Element(target, scale, self.index(state, index)),
                 }
             }
             (Value::Frame(frame, offset), None) => match i32::try_from(i64::from(offset) + displacement) {
@@ -182,8 +188,8 @@ impl<'a> Machine<'a> {
                 Err(_) => Effective::Other(false),
             },
             (Value::Symbol(symbol, 64), None) => match (state.info(symbol).origin, i32::try_from(displacement)) {
-                (Origin::Element(base, scale, range, via), Ok(d)) => match base.checked_add_signed(d) {
-                    Some(base) => Effective::Element(base, scale, range, via),
+                (Origin::Element(base, scale, index), Ok(d)) => match base.checked_add_signed(d) {
+                    Some(base) => Effective::Element(base, scale, index),
                     None => Effective::Other(true),
                 },
                 (_, Ok(d)) => Effective::Pointer(symbol, d),
@@ -214,14 +220,18 @@ impl<'a> Machine<'a> {
             Effective::Frame(frame, offset) => Some(Place::Frame(frame, offset)),
             Effective::Pointer(symbol, offset) => Place::pointer(symbol, offset),
             Effective::Image(rva) => Some(Place::Image(rva)),
-            Effective::Element(table, scale, range, via) => {
+            Effective::Element(table, scale, Index { range, natural, via }) => {
                 let bytes = width / 8;
-                let read = TableRead { table, width: bytes, signed: signed || width == 64, range, load: at, via };
+                let signed_element = signed || width == 64;
+                let read = TableRead { table, width: bytes, signed: signed_element, range, natural, load: at, via };
                 if bytes == scale && self.constant(table) {
                     let info = match bytes {
                         4 | 8 => Info::new(Origin::Entry(read), if signed { 64 } else { width }),
                         _ if signed => Info::new(Origin::Computed, 64),
-                        _ => Info::ranged(Origin::Number(read), self.largest(&read)),
+                        _ => {
+                            let (range, natural) = self.largest(&read);
+                            Info::ranged(Origin::Number(read), range, natural)
+                        }
                     };
                     return state.fresh(symbol, info);
                 }
@@ -249,21 +259,21 @@ impl<'a> Machine<'a> {
         if signed { self.sign_extend(state, at, value, width) } else { value }
     }
 
-    /// Bounds of what an index table holds.
-    fn largest(&self, read: &TableRead) -> (u64, u64) {
+    /// Bounds of what an index table holds, and whether they are those of any table.
+    fn largest(&self, read: &TableRead) -> ((u64, u64), bool) {
         let full = if read.width == 1 { 0xFF } else { 0xFFFF };
         if read.range.1 >= MAX_INDEX_TABLE {
-            return (0, full);
+            return ((0, full), true);
         }
         let width = u32::from(read.width);
         let bytes = self.image.bytes(read.table, (read.range.1 as usize + 1) * width as usize);
         let Some(bytes) = bytes else {
-            return (0, full);
+            return ((0, full), true);
         };
         let first = read.range.0.min(read.range.1) as usize;
         let elements = bytes.chunks_exact(width as usize).skip(first);
         let largest = elements.map(|e| e.iter().rev().fold(0, |v, b| (v << 8) | u64::from(*b))).max();
-        (0, largest.unwrap_or(full))
+        ((0, largest.unwrap_or(full)), read.natural)
     }
 
     fn sign_extend(&self, state: &mut State, at: u32, value: Value, from: u8) -> Value {
@@ -373,10 +383,7 @@ impl<'a> Machine<'a> {
                     }
                     _ if anchor == 0 || state.may_be_base(other) => Origin::BasePlus,
                     // A byte array at a known address; a scaled index has come through `lea` or a memory operand.
-                    Origin::Number(t) => {
-                        Origin::Element(anchor, 1, state.range(other), Some((t.table, t.width, t.range, t.load)))
-                    }
-                    _ => Origin::Element(anchor, 1, state.range(other), None),
+                    _ => Origin::Element(anchor, 1, self.index(state, other)),
                 };
                 return state.fresh(symbol, Info::new(origin, 64));
             }
@@ -390,20 +397,22 @@ impl<'a> Machine<'a> {
                     high.checked_add(n).filter(|h| *h <= limit).map(|h| (low + n, h))
                 };
                 let origin = match state.origin(v) {
-                    Origin::Element(base, scale, r, via) if width == 64 => i32::try_from(n as i64)
+                    Origin::Element(base, scale, index) if width == 64 => i32::try_from(n as i64)
                         .ok()
                         .and_then(|n| base.checked_add_signed(n))
-                        .map_or(Origin::Computed, |base| Origin::Element(base, scale, r, via)),
+                        .map_or(Origin::Computed, |base| Origin::Element(base, scale, index)),
                     _ => self.mixed(state, v, v),
                 };
-                return state.fresh(symbol, Info::ranged(origin, range.unwrap_or((0, limit))));
+                let natural = range.is_none() || state.natural(v);
+                return state.fresh(symbol, Info::ranged(origin, range.unwrap_or((0, limit)), natural));
             }
             _ => {}
         }
         let (x, y) = (state.range(a), state.range(b));
         let range = x.1.checked_add(y.1).filter(|h| *h <= limit).map_or((0, limit), |h| (x.0 + y.0, h));
         let origin = self.mixed(state, a, b);
-        state.fresh(symbol, Info::ranged(origin, range))
+        let natural = state.natural(a) || state.natural(b) || range.1 == limit;
+        state.fresh(symbol, Info::ranged(origin, range, natural))
     }
 
     /// Applies one instruction. `next` is the instruction behind it in memory.
@@ -579,7 +588,8 @@ impl<'a> Machine<'a> {
                         }
                         (a, b) => a.join(b, false),
                     };
-                    let info = Info::ranged(origin, (x.0.min(y.0), x.1.max(y.1)));
+                    let natural = yes.natural(moved) || no.natural(kept);
+                    let info = Info::ranged(origin, (x.0.min(y.0), x.1.max(y.1)), natural);
                     state.fresh(Symbol { at, role: Role::Result(17) }, info)
                 };
                 self.set(state, at, i.op0_register(), value);
@@ -626,8 +636,8 @@ impl<'a> Machine<'a> {
         match self.effective(state, step, record) {
             Effective::Image(rva) => Value::Address(rva),
             Effective::Frame(frame, offset) => Value::Frame(frame, offset),
-            Effective::Element(base, scale, range, via) => {
-                state.fresh(symbol, Info::new(Origin::Element(base, scale, range, via), 64))
+            Effective::Element(base, scale, index) => {
+                state.fresh(symbol, Info::new(Origin::Element(base, scale, index), 64))
             }
             Effective::BasePlus => state.fresh(symbol, Info::new(Origin::BasePlus, 64)),
             Effective::Pointer(pointer, offset) => {
@@ -658,7 +668,9 @@ impl<'a> Machine<'a> {
                     (Some(low), Some(high)) => (low, high),
                     _ => (0, limit),
                 };
-                state.fresh(symbol, Info::ranged(Origin::Computed, range))
+                let natural = |r: Register| r.is_gpr() && state.natural(self.register(state, r));
+                let natural = natural(i.memory_base()) || natural(i.memory_index()) || range.1 == limit;
+                state.fresh(symbol, Info::ranged(Origin::Computed, range, natural))
             }
         }
     }
@@ -673,7 +685,12 @@ impl<'a> Machine<'a> {
             _ => (0, limit),
         };
         let origin = self.mixed(state, left, right);
-        state.fresh(Symbol { at, role: Role::Result(17) }, Info::ranged(origin, (range.0, range.1.min(limit))))
+        let natural = match (what, right) {
+            (Mnemonic::And, _) => r.1 < l.1 || state.natural(left),
+            (Mnemonic::Shl | Mnemonic::Shr, Value::Number(_)) => state.natural(left),
+            _ => true,
+        };
+        state.fresh(Symbol { at, role: Role::Result(17) }, Info::ranged(origin, (range.0, range.1.min(limit)), natural))
     }
 
     fn compare(&self, state: &mut State, step: &Step, record: &mut Option<&mut Record>) {
@@ -776,9 +793,14 @@ impl<'a> Machine<'a> {
             // Zero-extension of a byte result keeps a small register small (`setcc` after `xor`).
             let small = set_byte(i) == Some(n) && state.range(state.registers[n]).1 <= 0xFF;
             let info = if small {
-                Info::ranged(Origin::Computed, (0, if i.mnemonic() == Mnemonic::Mov { 0xFF } else { 1 }))
+                Info::ranged(Origin::Computed, (0, 1), true)
             } else {
-                Info::new(if base { Origin::MaybeBase } else { Origin::Computed }, 64)
+                // A 32-bit result is zero-extended.
+                let short = i.op_count() > 0
+                    && i.op0_kind() == OpKind::Register
+                    && i.op0_register().is_gpr32()
+                    && number(i.op0_register()) == Some(n);
+                Info::new(if base { Origin::MaybeBase } else { Origin::Computed }, if short { 32 } else { 64 })
             };
             state.registers[n] = state.fresh(Symbol { at: step.rva, role: Role::Result(n as u8) }, info);
         }

@@ -101,10 +101,30 @@ pub(super) struct TableRead {
     pub(super) signed: bool,
     /// Lowest and highest index.
     pub(super) range: (u64, u64),
+    /// See [`Info::natural`], for the index.
+    pub(super) natural: bool,
     /// RVA of the instruction that reads it.
     pub(super) load: u32,
     /// The index table that gave the index: its address, element bytes, index range and load.
-    pub(super) via: Option<(u32, u8, (u64, u64), u32)>,
+    pub(super) via: Option<IndexTable>,
+}
+
+/// A table of numbers that select an element of another table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IndexTable {
+    pub(super) table: u32,
+    pub(super) width: u8,
+    pub(super) range: (u64, u64),
+    pub(super) natural: bool,
+    pub(super) load: u32,
+}
+
+/// How far an index goes and where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Index {
+    pub(super) range: (u64, u64),
+    pub(super) natural: bool,
+    pub(super) via: Option<IndexTable>,
 }
 
 /// How a value came about.
@@ -118,8 +138,8 @@ pub(super) enum Origin {
     Indexed,
     /// An element of a table of addresses, differences or image-relative values.
     Entry(TableRead),
-    /// Address of an element of a table: base, scale, lowest and highest index, index table.
-    Element(u32, u8, (u64, u64), Option<(u32, u8, (u64, u64), u32)>),
+    /// Address of an element of a table: base, scale, index.
+    Element(u32, u8, Index),
     /// An element of an index table.
     Number(TableRead),
     /// Anchor plus an element: what a switch jumps to.
@@ -137,6 +157,9 @@ pub(super) struct Info {
     bounds: [(u64, u64); 4],
     /// How it came about.
     pub(super) origin: Origin,
+    /// True if the upper bound follows from the width of a type or a mask alone, not from a comparison. Compilers leave
+    /// out what cannot occur, so such a bound says little about the length of a table.
+    pub(super) natural: bool,
 }
 
 fn mask(width: u8) -> u64 {
@@ -157,18 +180,18 @@ const FULL: [(u64, u64); 4] = [(0, 0xFF), (0, 0xFFFF), (0, 0xFFFF_FFFF), (0, u64
 impl Info {
     /// Any value of `width` bits, zero-extended.
     pub(super) fn new(origin: Origin, width: u8) -> Self {
-        Self::ranged(origin, (0, mask(width)))
+        Self::ranged(origin, (0, mask(width)), true)
     }
 
     /// A value between two bounds.
-    pub(super) fn ranged(origin: Origin, (low, high): (u64, u64)) -> Self {
+    pub(super) fn ranged(origin: Origin, (low, high): (u64, u64), natural: bool) -> Self {
         let mut bounds = FULL;
         for (i, b) in bounds.iter_mut().enumerate() {
             if high <= FULL[i].1 {
                 *b = (low, high);
             }
         }
-        Self { bounds, origin }
+        Self { bounds, origin, natural }
     }
 
     /// Bounds of the low `width` bits.
@@ -181,6 +204,7 @@ impl Info {
         // If the whole value fits into fewer bits, the bounds hold for all widths that hold it.
         let narrow = self.bounds[3].1 <= mask(width);
         let first = slot(width);
+        self.natural &= high >= self.bounds[first].1;
         for i in first..4 {
             if i > first && !narrow {
                 break;
@@ -212,7 +236,8 @@ impl Info {
             *b = if widen && joined != *b { FULL[i] } else { joined };
         }
         // A wide bound that fits into fewer bits stays consistent with the narrower ones.
-        Self { bounds, origin: self.origin.join(other.origin, widen) }
+        let natural = self.natural || other.natural;
+        Self { bounds, origin: self.origin.join(other.origin, widen), natural }
     }
 }
 
@@ -226,7 +251,8 @@ impl TableRead {
             range = (0, u64::MAX);
         }
         let via = if self.via == other.via { self.via } else { return None };
-        Some(Self { range, load: self.load.min(other.load), via, ..self })
+        let natural = self.natural || other.natural;
+        Some(Self { range, natural, load: self.load.min(other.load), via, ..self })
     }
 }
 
@@ -245,9 +271,10 @@ impl Origin {
             (Entry(a), Entry(b)) => a.join(b, widen).map(Entry),
             (Number(a), Number(b)) => a.join(b, widen).map(Number),
             (Target(a, x), Target(b, y)) if x == y => a.join(b, widen).map(|t| Target(t, x)),
-            (Element(a, s, r, v), Element(b, t, q, w)) if a == b && s == t && v == w => {
+            (Element(a, s, x), Element(b, t, y)) if a == b && s == t && x.via == y.via => {
+                let (r, q) = (x.range, y.range);
                 let range = if widen { (0, u64::MAX) } else { (r.0.min(q.0), r.1.max(q.1)) };
-                Some(Element(a, s, range, v))
+                Some(Element(a, s, Index { range, natural: x.natural || y.natural, via: x.via }))
             }
             _ => None,
         };
@@ -373,6 +400,18 @@ impl State {
         }
     }
 
+    /// See [`Info::natural`].
+    pub(super) fn natural(&self, value: Value) -> bool {
+        match value {
+            Value::Symbol(symbol, width) => {
+                let info = self.info(symbol);
+                info.natural || info.range(width).1 == mask(width)
+            }
+            Value::Number(_) => false,
+            _ => true,
+        }
+    }
+
     /// How a value came about.
     pub(super) fn origin(&self, value: Value) -> Origin {
         match value {
@@ -423,7 +462,10 @@ impl State {
 
     /// Info of any value, as needed where it meets another one.
     fn info_of(&self, value: Value) -> Info {
-        Info::ranged(self.origin(value), self.range(value))
+        match value {
+            Value::Symbol(symbol, 64) => self.info(symbol),
+            _ => Info::ranged(self.origin(value), self.range(value), self.natural(value)),
+        }
     }
 
     /// Joins what is known on another path to `block` into this state. Returns true if anything changed.
@@ -431,20 +473,24 @@ impl State {
     /// `own` tells whether an address is a label inside of the function: selecting one of several is a computed goto.
     pub(super) fn join(&mut self, other: &Self, block: u32, widen: bool, own: &dyn Fn(u32) -> bool) -> bool {
         let before = self.clone();
-        // Instances of this block's symbols that were made on an earlier visit are stale elsewhere.
-        let stale = |value: Value, role: Role| match value {
-            Value::Symbol(s, _)
-                if s.at == block && matches!(s.role, Role::Join(_) | Role::JoinPlace(_)) && s.role != role =>
-            {
-                Value::Opaque
+        // A symbol of this block now stands for what its own place brings along this path. Other holders bring the
+        // value it stood for on an earlier visit, which is the same only if its own place still holds it.
+        let stale = |value: Value| match value {
+            Value::Symbol(s, _) if s.at == block => {
+                let home = match s.role {
+                    Role::Join(n) => Some(other.registers[usize::from(n) % REGISTERS]),
+                    Role::JoinPlace(place) => other.places.get(&place).map(|(_, v)| *v),
+                    _ => return value,
+                };
+                if home == Some(Value::Symbol(s, 64)) { value } else { Value::Opaque }
             }
             _ => value,
         };
-        let mut infos: BTreeMap<Symbol, Info> = BTreeMap::new();
+        let mut meeting =
+            Meeting { here: &before, there: other, widen, own, infos: BTreeMap::new(), pairs: Vec::new() };
         for n in 0..REGISTERS {
-            let role = Role::Join(n as u8);
-            let (a, b) = (self.registers[n], stale(other.registers[n], role));
-            self.registers[n] = meet(&before, a, other, b, Symbol { at: block, role }, widen, own, &mut infos);
+            let symbol = Symbol { at: block, role: Role::Join(n as u8) };
+            self.registers[n] = meeting.meet(self.registers[n], stale(other.registers[n]), symbol);
         }
         let mut places = BTreeMap::new();
         let old = |place: &Place| place.base().is_some_and(|s| s.at == block && matches!(s.role, Role::Join(_)));
@@ -452,13 +498,12 @@ impl State {
             let role = Role::JoinPlace(*place);
             match other.places.get(place) {
                 Some((w, b)) if w == width => {
-                    let b = stale(*b, role);
-                    let value = meet(&before, *a, other, b, Symbol { at: block, role }, widen, own, &mut infos);
+                    let value = meeting.meet(*a, stale(*b), Symbol { at: block, role });
                     places.insert(*place, (*width, value));
                 }
                 _ if before.may_be_base(*a) => {
                     let symbol = Symbol { at: block, role };
-                    infos.insert(symbol, Info::new(Origin::MaybeBase, 64));
+                    meeting.infos.insert(symbol, Info::new(Origin::MaybeBase, 64));
                     places.insert(*place, (*width, Value::Symbol(symbol, 64)));
                 }
                 _ => {}
@@ -467,10 +512,11 @@ impl State {
         for (place, (width, b)) in other.places.iter().filter(|(p, _)| !old(p)) {
             if other.may_be_base(*b) && !self.places.contains_key(place) {
                 let symbol = Symbol { at: block, role: Role::JoinPlace(*place) };
-                infos.insert(symbol, Info::new(Origin::MaybeBase, 64));
+                meeting.infos.insert(symbol, Info::new(Origin::MaybeBase, 64));
                 places.insert(*place, (*width, Value::Symbol(symbol, 64)));
             }
         }
+        let mut infos = meeting.infos;
         self.places = places;
         let of_block = |v: Value| matches!(v, Value::Symbol(s, _) if s.at == block && !matches!(s.role, Role::Result(_) | Role::Load));
         if self.comparison != other.comparison || self.comparison.is_some_and(|c| of_block(c.left) || of_block(c.right))
@@ -515,33 +561,42 @@ impl State {
     }
 }
 
-/// One value where two paths meet.
-#[allow(clippy::too_many_arguments)]
-fn meet(
-    here: &State,
-    a: Value,
-    there: &State,
-    b: Value,
-    symbol: Symbol,
+/// Two paths that meet.
+struct Meeting<'a> {
+    here: &'a State,
+    there: &'a State,
     widen: bool,
-    own: &dyn Fn(u32) -> bool,
-    infos: &mut BTreeMap<Symbol, Info>,
-) -> Value {
-    if a == b {
-        return a;
+    own: &'a dyn Fn(u32) -> bool,
+    infos: BTreeMap<Symbol, Info>,
+    /// Places that hold the same value on each path go on holding the same value.
+    pairs: Vec<(Value, Value, Value)>,
+}
+
+impl Meeting<'_> {
+    /// One place that holds `a` here and `b` there.
+    fn meet(&mut self, a: Value, b: Value, symbol: Symbol) -> Value {
+        let named = a != Value::Opaque && b != Value::Opaque;
+        if a == b {
+            return a;
+        }
+        if named && let Some((_, _, known)) = self.pairs.iter().find(|(x, y, _)| *x == a && *y == b) {
+            return *known;
+        }
+        let mut joined = self.info(self.here, a).join(&self.info(self.there, b), self.widen);
+        if a == Value::Address(0) || b == Value::Address(0) {
+            joined.origin = Origin::MaybeBase;
+        }
+        self.infos.insert(symbol, joined);
+        let value = Value::Symbol(symbol, 64);
+        self.pairs.push((a, b, value));
+        value
     }
-    let info = |state: &State, value: Value| {
+
+    fn info(&self, state: &State, value: Value) -> Info {
         let mut info = state.info_of(value);
-        if matches!(value, Value::Address(rva) if own(rva)) {
+        if matches!(value, Value::Address(rva) if (self.own)(rva)) {
             info.origin = Origin::Computed;
         }
         info
-    };
-    let (left, right) = (info(here, a), info(there, b));
-    let mut joined = left.join(&right, widen);
-    if matches!((a, b), (Value::Address(0), _) | (_, Value::Address(0))) {
-        joined.origin = Origin::MaybeBase;
     }
-    infos.insert(symbol, joined);
-    Value::Symbol(symbol, 64)
 }

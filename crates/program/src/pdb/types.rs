@@ -205,7 +205,8 @@ impl<'a> TypeTable<'a> {
                 let head = self.head(i)?;
                 if unnamed(&head.name) && !head.forward { self.name_from_members(&head) } else { head.name }
             }
-            0x1203 | 0x1206 | 0x000a | 0x151d => String::new(),
+            0x000a => format!("<vtable of {} slots>", c.u16()?),
+            0x1203 | 0x1206 | 0x151d => String::new(),
             other => format!("<type record {other:#06x}>"),
         })
     }
@@ -379,14 +380,6 @@ impl<'a> TypeTable<'a> {
 
     /// Reads one list; the inner `Some` is the list that continues it.
     fn field_list(&self, fields: Cursor<'a>, out: &mut Vec<(Member, u32)>) -> Option<Option<u32>> {
-        let member = |name: String, offset: i64, type_name: String| Member {
-            name,
-            offset,
-            type_name,
-            bits: None,
-            by_value: None,
-            by_pointer: None,
-        };
         let mut c = fields;
         loop {
             // Members are aligned with bytes that say how many to skip.
@@ -449,11 +442,8 @@ impl<'a> TypeTable<'a> {
                     if let Some((0x1206, mut methods)) = self.record(list) {
                         while !methods.0.is_empty() {
                             let (attributes, _, method) = (methods.u16()?, methods.u16()?, methods.u32()?);
-                            if introduces_slot(attributes) {
-                                let slot = methods.u32()?;
-                                let title = format!("vtable+{slot} {name}");
-                                out.push((member(title, slot.into(), self.text(method)), 0));
-                            }
+                            let slot = if introduces_slot(attributes) { Some(methods.u32()?) } else { None };
+                            out.extend(self.virtual_method(attributes, slot, method, &name));
                         }
                     }
                 }
@@ -461,12 +451,20 @@ impl<'a> TypeTable<'a> {
                     let (attributes, method) = (c.u16()?, c.u32()?);
                     let slot = if introduces_slot(attributes) { Some(c.u32()?) } else { None };
                     let name = c.name()?;
-                    if let Some(slot) = slot {
-                        out.push((member(format!("vtable+{slot} {name}"), slot.into(), self.text(method)), 0));
-                    }
+                    out.extend(self.virtual_method(attributes, slot, method, &name));
                 }
                 _ => return None,
             }
+        }
+    }
+
+    /// A virtual method as a member. Compilers that follow the Itanium ABI never say which methods introduce a slot: there
+    /// the order of all virtual methods tells the slots.
+    fn virtual_method(&self, attributes: u16, slot: Option<u32>, method: u32, name: &str) -> Option<(Member, u32)> {
+        match (slot, (attributes >> 2) & 7) {
+            (Some(slot), _) => Some((member(format!("vtable+{slot} {name}"), slot.into(), self.text(method)), 0)),
+            (None, 1 | 5) => Some((member(format!("virtual {name}"), -1, self.text(method)), 0)),
+            _ => None,
         }
     }
 
@@ -550,6 +548,10 @@ impl<'a> TypeTable<'a> {
         }
         Ok((types, index))
     }
+}
+
+fn member(name: String, offset: i64, type_name: String) -> Member {
+    Member { name, offset, type_name, bits: None, by_value: None, by_pointer: None }
 }
 
 fn introduces_slot(attributes: u16) -> bool {
