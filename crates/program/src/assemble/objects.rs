@@ -105,7 +105,8 @@ impl Finder<'_> {
             let end = end.min(u64::from(section.rva) + u64::from(section.size)) as u32;
             out.push(Piece { rva, end, extent, kind, evidence, symbol });
         };
-        for s in self.image.sections.iter().filter(|s| s.name.starts_with(".debug_")) {
+        // DWARF; on this machine exceptions are unwound through .pdata, and nothing reads these while the image runs.
+        for s in self.image.sections.iter().filter(|s| s.name.starts_with(".debug_") || s.name == ".eh_frame") {
             add(s.rva, s.size.into(), ObjectKind::Debug, Extent::Exact, Evidence::DIRECTORY, None);
         }
         for area in &self.directories.areas {
