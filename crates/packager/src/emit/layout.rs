@@ -166,9 +166,9 @@ fn place_data(parts: &Parts, layout: &mut Layout, cursor: &mut Cursor, wanted: i
     for (i, group) in parts.groups.iter().enumerate() {
         group.iter().for_each(|id| group_of[*id] = Some(i));
     }
-    for id in 0..parts.pieces.len() {
-        let members: &[PieceId] = match group_of[id] {
-            Some(group) => &parts.groups[group],
+    for (id, group) in group_of.iter().enumerate() {
+        let members: &[PieceId] = match group {
+            Some(group) => &parts.groups[*group],
             None => &[id],
         };
         if members[0] != id || !wanted(section_kind(parts, members)) {

@@ -277,9 +277,17 @@ impl Finder<'_> {
         let bytes = self.image.bytes(start, (end - start) as usize)?;
         let (kind, size) = strings::recognise(bytes, start.is_multiple_of(4))?;
         // Zeros behind the terminator are padding only if they are what the alignment of the next object needs. More
-        // of them belong to an array that is longer than its text.
+        // of them belong to an array that is longer than its text. Nothing is aligned at the end of a contribution,
+        // except by the GNU assembler, which fills up sections and writes no compiler record.
         let zeros = end - start - size;
-        let padding = zeros < 16 && (zeros == 0 || zeros < 1 << end.trailing_zeros().min(4));
+        let alignment = match self.contribution(start) {
+            Some(c) if c.rva + c.size == end => {
+                let told = c.module.is_some_and(|m| self.pdb.modules[m.index()].compiler.is_some());
+                if told { 1 } else { 16 }
+            }
+            _ => 16,
+        };
+        let padding = zeros == 0 || zeros < alignment.min(1 << end.trailing_zeros().min(4));
         (padding && self.access_end(found, start, start + size) <= start + size).then_some((kind, size))
     }
 
