@@ -1,6 +1,5 @@
 //! The `hotgraft` command as built here: the one for this machine, and the Windows one.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::command::{self, Finished};
+use crate::command;
 use crate::{root, tools};
 
 /// The Rust target of the Windows build.
@@ -54,14 +53,6 @@ impl Hotgraft {
         let mut command = Command::new(&self.path);
         command.env("NO_COLOR", "1");
         command
-    }
-
-    /// Runs it.
-    ///
-    /// # Errors
-    /// If it cannot be started.
-    pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<Finished> {
-        command::finish(self.command().args(arguments))
     }
 }
 
@@ -109,6 +100,13 @@ pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root::repository());
     cargo
+}
+
+/// Rustup, free of the toolchain that runs this.
+pub fn rustup() -> Command {
+    let mut rustup = Command::new("rustup");
+    rustup.current_dir(root::repository()).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").env_remove("RUSTC");
+    rustup
 }
 
 /// Where cargo builds to.

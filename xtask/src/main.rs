@@ -1,8 +1,13 @@
 //! Everything a developer or CI runs: `cargo xtask TASK`.
 
+mod bench;
+mod ci;
 mod command;
+mod corpus;
 mod demo;
+mod dist;
 mod fixtures;
+mod fuzz;
 mod hotgraft;
 mod report;
 mod root;
@@ -30,6 +35,24 @@ enum Task {
     Demo,
     /// Everything that is checked before a change goes in.
     Test,
+    /// A patch for each real security fix of some Debian packages, held against the source.
+    Corpus(corpus::Options),
+    /// What the stages cost, as a multiple of decoding every instruction once.
+    Bench(bench::Options),
+    /// What CI runs: the tests, the dependencies' licences and sources, the documentation.
+    Ci,
+    /// Install what the tasks need, or name it.
+    Setup,
+    /// Archives for Linux and Windows.
+    Dist,
+    /// Run the fuzz targets.
+    Fuzz {
+        /// How long each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Only these.
+        names: Vec<String>,
+    },
     /// Build the fixtures of testdata/sources into testdata/fixtures.
     Fixtures {
         /// Build into a temporary folder and compare with the committed ones.
@@ -54,6 +77,12 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Demo => demo::run(&demo::Options::default()),
         Task::Test => test::run(),
+        Task::Corpus(options) => corpus::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::Ci => ci::run(),
+        Task::Setup => ci::setup(),
+        Task::Dist => dist::run(),
+        Task::Fuzz { seconds, names } => fuzz::run(&names, seconds),
         Task::Fixtures { check: true, names } => fixtures::check(&names).map(drop),
         Task::Fixtures { check: false, names } => fixtures::build_committed(&names),
     }

@@ -15,21 +15,29 @@ use crate::{command, demo, say, tools};
 /// # Errors
 /// If one failed.
 pub fn run() -> Result<()> {
+    let mut report = Report::default();
+    checks(&mut report)?;
+    report.close()
+}
+
+/// The checks themselves.
+///
+/// # Errors
+/// If a tool that they need is missing.
+pub fn checks(report: &mut Report) -> Result<()> {
     for needed in [tools::FIXTURES, tools::WINDOWS, tools::READERS] {
         tools::need(needed)?;
     }
-    let mut report = Report::default();
     say::step("source");
     report.check("rustfmt", || cargo(&["fmt", "--all", "--check"]));
     report.check("clippy", || {
         cargo(&["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
     });
     say::step("unit and integration tests");
-    cargo_test(&mut report);
+    cargo_test(report);
     say::step("fixtures");
     report.check("the committed fixtures are what their sources build", || fixtures::check(&[]).map(drop));
-    fixture_expectations(&mut report)?;
-    report.close()
+    fixture_expectations(report)
 }
 
 fn fixture_expectations(report: &mut Report) -> Result<()> {

@@ -71,9 +71,7 @@ fn patience(old: &[Step], new: &[Step], a: Span, b: Span) -> Vec<(usize, usize)>
     let once = |steps: &[Step], span: Span| -> Vec<(u64, usize)> {
         let mut all: Vec<_> = span.map(|i| (steps[i].exact, i)).collect();
         all.sort_unstable();
-        let alone = |i: usize| {
-            (i == 0 || all[i - 1].0 != all[i].0) && (i + 1 == all.len() || all[i + 1].0 != all[i].0)
-        };
+        let alone = |i: usize| (i == 0 || all[i - 1].0 != all[i].0) && (i + 1 == all.len() || all[i + 1].0 != all[i].0);
         (0..all.len()).filter(|i| alone(*i)).map(|i| all[i]).collect()
     };
     let (x, y) = (once(old, a), once(new, b));
@@ -251,4 +249,11 @@ pub fn listing(old: &Program, a: FunctionId, new: &Program, b: FunctionId) -> Ve
             }
         })
         .collect()
+}
+
+/// One function as text: RVA and instruction, addresses named, range by range.
+pub fn disassembly(program: &Program, id: FunctionId) -> Vec<(u32, String)> {
+    let code = Code::decode(program, id);
+    let mut printer = crate::code::Printer::new(program, id);
+    code.steps.iter().map(|step| (step.rva, printer.text(step))).collect()
 }

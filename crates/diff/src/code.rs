@@ -2,7 +2,7 @@
 //! flow graphs, and as text.
 
 use hotgraft_program::{FunctionId, Program, Reference};
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind};
 use rustc_hash::FxHasher;
 use std::hash::{Hash, Hasher};
 
@@ -124,7 +124,7 @@ fn step(i: &Instruction, offsets: &iced_x86::ConstantOffsets, raw: &[u8], inside
             exact_but_immediate = hash(&masked[..len]);
         }
     }
-    let takes_address = i.mnemonic() == iced_x86::Mnemonic::Lea || !i.is_ip_rel_memory_operand();
+    let takes_address = i.mnemonic() == Mnemonic::Lea || !i.is_ip_rel_memory_operand();
     Step {
         rva,
         len: raw.len() as u8,
@@ -142,6 +142,45 @@ fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = FxHasher::default();
     hasher.write(bytes);
     hasher.finish()
+}
+
+/// True if the instruction at `site` loads an address into a register of which nothing but comparisons are made until
+/// it is written again, in the order of addresses: the address is a bound, never read through or handed on.
+pub(crate) fn is_only_compared(program: &Program, id: FunctionId, site: u32) -> bool {
+    let Some(range) = program.functions[id.index()].ranges.iter().find(|r| r.contains(site)) else { return false };
+    let Some(bytes) = program.image.bytes(range.rva, range.size as usize) else { return false };
+    let mut register = None;
+    let mut compared = false;
+    let mut factory = InstructionInfoFactory::new();
+    for i in &mut Decoder::with_ip(64, bytes, u64::from(range.rva), DecoderOptions::NONE) {
+        let Some(bound) = register else {
+            if (i.ip32()..i.next_ip32()).contains(&site) {
+                if i.mnemonic() != Mnemonic::Lea {
+                    return false;
+                }
+                register = Some(i.op0_register().full_register());
+            }
+            continue;
+        };
+        let info = factory.info(&i);
+        let uses = |wanted: fn(OpAccess) -> bool| {
+            info.used_registers().iter().any(|u| u.register().full_register() == bound && wanted(u.access()))
+        };
+        let reads =
+            uses(|a| matches!(a, OpAccess::Read | OpAccess::CondRead | OpAccess::ReadWrite | OpAccess::ReadCondWrite));
+        let clears = i.mnemonic() == Mnemonic::Xor && i.op0_register() == i.op1_register();
+        if reads && !clears {
+            let plain = i.mnemonic() == Mnemonic::Cmp && (0..i.op_count()).all(|op| i.op_kind(op) != OpKind::Memory);
+            if !plain {
+                return false;
+            }
+            compared = true;
+        }
+        if uses(|a| matches!(a, OpAccess::Write | OpAccess::ReadWrite)) {
+            break;
+        }
+    }
+    compared
 }
 
 /// One question iced answers only by operand kind.

@@ -55,7 +55,7 @@ pub(crate) struct Context {
     pub(crate) home: Option<(FunctionId, FunctionId)>,
     /// Whose references these are.
     pub(crate) owner: Node,
-    /// True if an address just behind the home function means its end (unwind data).
+    /// True if an address just behind the home function means its end (unwind data, jump tables).
     pub(crate) end_of_home: bool,
 }
 
@@ -90,9 +90,10 @@ impl Judge<'_, '_> {
         let (f, g) = (&old.functions[a.index()], &new.functions[b.index()]);
         let context = Context { home: Some((a, b)), owner: Node::Function(a, b), end_of_home: false };
         f.ranges.len() == g.ranges.len()
-            && f.ranges.iter().zip(&g.ranges).all(|(r, s)| {
-                r.kind == s.kind && r.size == s.size && self.runs(r.rva, s.rva, r.size, context, relied)
-            })
+            && f.ranges
+                .iter()
+                .zip(&g.ranges)
+                .all(|(r, s)| r.kind == s.kind && r.size == s.size && self.runs(r.rva, s.rva, r.size, context, relied))
             && self.unwinds(a, b, relied)
     }
 
@@ -152,7 +153,8 @@ impl Judge<'_, '_> {
             // The same bytes may be cut into objects elsewhere, by a reference into them.
             None if !o.writable && !self.m.old.has_identity(a) && !self.m.new.has_identity(b) => {
                 let size = significant_size(old, o).max(significant_size(new, p));
-                is_constant_run(old, o.rva, size) && is_constant_run(new, p.rva, size)
+                is_constant_run(old, o.rva, size)
+                    && is_constant_run(new, p.rva, size)
                     && self.runs(o.rva, p.rva, size, context, relied)
             }
             None => false,
@@ -169,8 +171,10 @@ impl Judge<'_, '_> {
     ) -> Result<(), Apart> {
         let m = self.m;
         let (old, new) = (m.old.program, m.new.program);
+        // Where control cannot get (the default of a switch that has none), compilers let it fall off the end.
+        let unexplained = matches!(x.target.entity, Entity::Unknown) || matches!(y.target.entity, Entity::Unknown);
         if let Some((f, g)) = context.home
-            && context.end_of_home
+            && (context.end_of_home || x.form == Form::Branch && unexplained)
             && same_place_or_end(&old.functions[f.index()], x.rva, &new.functions[g.index()], y.rva)
         {
             return Ok(());
@@ -200,11 +204,7 @@ impl Judge<'_, '_> {
             }
             (Entity::Import(i), Entity::Import(k)) => {
                 let (i, k) = (&old.imports[i.index()], &new.imports[k.index()]);
-                if i.name == k.name
-                    && i.delayed == k.delayed
-                    && i.dll.eq_ignore_ascii_case(&k.dll)
-                    && same_place
-                {
+                if i.name == k.name && i.delayed == k.delayed && i.dll.eq_ignore_ascii_case(&k.dll) && same_place {
                     return Ok(());
                 }
                 Apart::Reference
@@ -265,10 +265,13 @@ impl Judge<'_, '_> {
     }
 
     /// The second reading of an address: just behind the object before it, or before the object that follows (an array
-    /// whose index does not start at 0). It is believed only if the objects are matched, the distances are the same,
-    /// whatever stands at the address on either side exists on the other side too (else a variable may have been
-    /// replaced by another one), the address is only computed and not read, and, for an end, the same code also
-    /// refers to the object itself.
+    /// whose index does not start at 0). A wrong second reading would hide a change, so it is believed only if
+    /// - what stands at the address on the two sides is not a pair (then the first reading already answered), and
+    ///   each exists on the other side, too (else a thing may have been replaced by another one);
+    /// - the object before (or behind) is matched, equally large and equally far away;
+    /// - for an end: the same code also refers to the object itself, and does nothing with the address but compare it;
+    ///   an address in data must not lead to something without identity;
+    /// - for a biased array: the address is only computed, and is neither a known start nor inside a text.
     fn neighbours(&self, x: &Reference, y: &Reference, context: Context) -> bool {
         let m = self.m;
         let (old, new) = (m.old.program, m.new.program);
@@ -278,7 +281,12 @@ impl Judge<'_, '_> {
             Entity::Unknown => true,
             _ => false,
         };
-        if !stays(x, true) || !stays(y, false) || !self.is_computed(x, y, context) {
+        if !stays(x, true) || !stays(y, false) {
+            return false;
+        }
+        if let (Entity::Object(p), Entity::Object(q)) = (x.target.entity, y.target.entity)
+            && m.objects.are(p, q)
+        {
             return false;
         }
         if let (Some((a, da)), Some((b, db))) = (before(old, x.rva), before(new, y.rva))
@@ -287,10 +295,15 @@ impl Judge<'_, '_> {
             && old.objects[a.index()].size == new.objects[b.index()].size
             && da - old.objects[a.index()].size < PADDING
             && self.refers(context, a, b)
+            && self.is_bound(x, y, context)
         {
             return true;
         }
-        if x.target.entity != Entity::Unknown && x.target.addend == 0 {
+        let anonymous = |reference: &Reference, side: &crate::side::Side<'_>| match reference.target.entity {
+            Entity::Object(id) => reference.target.addend == 0 || side.text_of(id, 0).is_some(),
+            _ => false,
+        };
+        if anonymous(x, &m.old) || anonymous(y, &m.new) || !self.is_computed(x, y, context) {
             return false;
         }
         if let (Some((a, da)), Some((b, db))) = (behind(old, x.rva), behind(new, y.rva)) {
@@ -299,12 +312,32 @@ impl Judge<'_, '_> {
         false
     }
 
+    /// Nothing but an end can be meant.
+    fn is_bound(&self, x: &Reference, y: &Reference, context: Context) -> bool {
+        let m = self.m;
+        match context.owner {
+            Node::Function(a, b) => {
+                x.form == Form::RipRelative
+                    && crate::code::is_only_compared(m.old.program, a, x.site)
+                    && crate::code::is_only_compared(m.new.program, b, y.site)
+            }
+            Node::Object(..) => {
+                let telling = |side: &crate::side::Side<'_>, entity| match entity {
+                    Entity::Object(id) => side.has_identity(id),
+                    _ => true,
+                };
+                telling(&m.old, x.target.entity) && telling(&m.new, y.target.entity)
+            }
+        }
+    }
+
     fn is_computed(&self, x: &Reference, y: &Reference, context: Context) -> bool {
         if x.form != Form::RipRelative {
             return true;
         }
         let Node::Function(a, b) = context.owner else { return true };
-        let computes = |side: &crate::side::Side<'_>, id, site| side.code(id).step_at(site).is_some_and(|s| s.takes_address);
+        let computes =
+            |side: &crate::side::Side<'_>, id, site| side.code(id).step_at(site).is_some_and(|s| s.takes_address);
         computes(&self.m.old, a, x.site) && computes(&self.m.new, b, y.site)
     }
 
@@ -329,7 +362,7 @@ pub(crate) fn object_context(m: &Matches<'_>, a: ObjectId, b: ObjectId) -> Conte
         (ObjectKind::JumpTable(f), ObjectKind::JumpTable(g)) if m.functions.are(f, g) => Some((f, g)),
         _ => None,
     };
-    Context { home, owner: Node::Object(a, b), end_of_home: false }
+    Context { home, owner: Node::Object(a, b), end_of_home: true }
 }
 
 /// Bytes to compare, or `None` if the sizes say that the objects differ.
@@ -405,6 +438,5 @@ fn same_place_or_end(f: &Function, x: u32, g: &Function, y: u32) -> bool {
 
 /// The same bytes of the functions are covered.
 fn same_cover(f: &Function, u: &UnwindInfo, g: &Function, v: &UnwindInfo) -> bool {
-    same_place_or_end(f, u.begin, g, v.begin)
-        && u.end.wrapping_sub(u.begin) == v.end.wrapping_sub(v.begin)
+    same_place_or_end(f, u.begin, g, v.begin) && u.end.wrapping_sub(u.begin) == v.end.wrapping_sub(v.begin)
 }

@@ -69,7 +69,8 @@ fn text(program: &Program, id: ObjectId, offset: i64) -> String {
     let bytes = program.image.bytes(o.rva, o.size as usize).unwrap_or(&[]);
     let bytes = usize::try_from(offset).ok().and_then(|n| bytes.get(n..)).unwrap_or(&[]);
     let decoded = if wide {
-        let units: Vec<u16> = bytes.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).take_while(|u| *u != 0).collect();
+        let units: Vec<u16> =
+            bytes.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).take_while(|u| *u != 0).collect();
         String::from_utf16_lossy(&units)
     } else {
         String::from_utf8_lossy(bytes.split(|b| *b == 0).next().unwrap_or(&[])).into_owned()

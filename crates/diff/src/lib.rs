@@ -68,7 +68,13 @@ fn function_pairs(judge: &Judge<'_, '_>) -> Vec<FunctionPair> {
         .map(|i| {
             let a = FunctionId::from(i);
             let Some(b) = m.functions.new_of(a) else {
-                return FunctionPair { old: Some(a), new: None, status: Status::Removed, matched: None, changes: Vec::new() };
+                return FunctionPair {
+                    old: Some(a),
+                    new: None,
+                    status: Status::Removed,
+                    matched: None,
+                    changes: Vec::new(),
+                };
             };
             let matched = m.functions.evidence(a);
             let (status, changes) = if is_changed(a, b) {
@@ -96,7 +102,13 @@ fn object_pairs(judge: &Judge<'_, '_>) -> Vec<ObjectPair> {
         .map(|i| {
             let a = ObjectId::from(i);
             let Some(b) = m.objects.new_of(a) else {
-                return ObjectPair { old: Some(a), new: None, status: Status::Removed, matched: None, changes: Vec::new() };
+                return ObjectPair {
+                    old: Some(a),
+                    new: None,
+                    status: Status::Removed,
+                    matched: None,
+                    changes: Vec::new(),
+                };
             };
             let matched = m.objects.evidence(a);
             let mut changes = Vec::new();

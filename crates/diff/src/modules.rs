@@ -12,10 +12,8 @@ pub(crate) struct ModuleNumbers {
 impl ModuleNumbers {
     pub(crate) fn paths(old: &Program, new: &Program) -> Self {
         let count = old.modules.len() as u32;
-        let mut numbers = ModuleNumbers {
-            old: (0..count).collect(),
-            new: (count..count + new.modules.len() as u32).collect(),
-        };
+        let mut numbers =
+            ModuleNumbers { old: (0..count).collect(), new: (count..count + new.modules.len() as u32).collect() };
         for (a, b) in pair_by_tail(
             &old.modules.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(),
             &new.modules.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(),
@@ -38,7 +36,9 @@ impl ModuleNumbers {
         let mut forward: FxHashMap<ModuleId, Option<ModuleId>> = FxHashMap::default();
         let mut backward: FxHashMap<ModuleId, Option<ModuleId>> = FxHashMap::default();
         for (a, b) in pairs {
-            let (Some(a), Some(b)) = (old.functions[a.index()].module, new.functions[b.index()].module) else { continue };
+            let (Some(a), Some(b)) = (old.functions[a.index()].module, new.functions[b.index()].module) else {
+                continue;
+            };
             if taken.contains(&self.old[a.index()]) || self.new[b.index()] < count {
                 continue;
             }

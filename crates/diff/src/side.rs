@@ -151,7 +151,8 @@ impl<'a> Side<'a> {
     /// Names of a function, its own first; empty if names are not to be used.
     pub(crate) fn function_names(&self, id: FunctionId) -> impl Iterator<Item = &'a str> + use<'a> {
         let f = &self.program.functions[id.index()];
-        let names = f.decorated.as_deref().into_iter().chain(f.name.as_deref()).chain(f.aliases.iter().map(String::as_str));
+        let names =
+            f.decorated.as_deref().into_iter().chain(f.name.as_deref()).chain(f.aliases.iter().map(String::as_str));
         names.take(if self.named { usize::MAX } else { 0 })
     }
 }

@@ -316,7 +316,7 @@ fn record_rules(
                 say("place outside of", place_size.unwrap_or(0))
             });
             if inverse {
-                let data = view.section_at(record.place).is_some_and(|s| s.characteristics & 0x2000_0000 == 0)
+                let data = view.section_at(record.place).is_some()
                     && view.bytes(record.place, width as usize).is_some()
                     && !touches(relocations, pointer, record.place, width);
                 let table = record.place < info.rva.saturating_add(info.size) && record.place + width > info.rva;

@@ -63,7 +63,7 @@ fn functions(view: &View<'_>, base: &RawBase, graft: &Graft, f: &mut Findings) {
     });
     let mut sites: Vec<(u32, u32, &str)> = Vec::new();
     for g in &graft.functions {
-        let code = view.section_at(g.patch_rva).is_some_and(|s| s.characteristics & 0x2000_0000 != 0);
+        let code = is_code(view, g.patch_rva);
         match g.base_rva {
             Some(entry) => {
                 let expected = match g.method {
@@ -96,12 +96,21 @@ fn functions(view: &View<'_>, base: &RawBase, graft: &Graft, f: &mut Findings) {
     f.require(sorted && texts && lists, GRAFT_CANONICAL, || "a list is not sorted".into());
 }
 
+fn is_code(view: &View<'_>, rva: u32) -> bool {
+    view.section_at(rva).is_some_and(|s| s.characteristics & 0x2000_0000 != 0)
+}
+
 fn near(view: &View<'_>, graft: &Graft, relocations: &[u32], f: &mut Findings) {
     let mut end = 0u32;
     for n in &graft.near {
         let field =
             view.bytes(n.site, 4).is_some() && n.site >= end && !touches(relocations, view.pointer_size(), n.site, 4);
-        let origin = n.origin.checked_sub(n.site).is_some_and(|d| (4..=8).contains(&d));
+        // The end of the instruction; for a difference in data, what it counts from.
+        let origin = if is_code(view, n.site) {
+            n.origin.checked_sub(n.site).is_some_and(|d| (4..=8).contains(&d))
+        } else {
+            n.origin < view.size_of_image
+        };
         f.require(field && origin && n.target <= graft.base.image_size, GRAFT_NEAR, || {
             format!("field {:#x}, origin {:#x}, target {:#x}", n.site, n.origin, n.target)
         });

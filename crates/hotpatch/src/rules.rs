@@ -78,7 +78,7 @@ rules! {
     RECORD_OVERLAP Windows "record.overlap" "No two records change the same bytes.";
     RECORD_DYNAMIC Header "record.dynamic_value" "The operand of a DYNAMIC_VALUE record is not 0xFFFFFFFF.";
     RECORD_CODE Us "record.code" "A FUNCTION record leads to an executable section of the patch, 16-aligned, behind 6 bytes of padding.";
-    RECORD_DATA Us "record.data" "An inverse record changes bytes that the file holds, in a section that is not executable and not under a base relocation.";
+    RECORD_DATA Us "record.data" "An inverse record changes bytes of a section that the file holds, that are not part of the table itself and not under a base relocation.";
     RECORD_EXPECTED Us "record.expected" "The first extra word of a FUNCTION record holds 2 expected bytes, that of any other record is 0.";
     GRAFT_PRESENT Us "graft.present" "The image has a section .hgraft, read-only and not executable.";
     GRAFT_READABLE Us "graft.readable" ".hgraft can be read: magic, version, digest, offsets, counts.";

@@ -135,7 +135,7 @@ const CASES: &[Case] = &[
     }),
     (RECORD_CODE, || changed(|c| c.info.bases[0].chunks[0].records[0].target = DATA)),
     (RECORD_CODE, || changed(|c| c.info.bases[0].chunks[0].records[0].target = CODE + 0x40)),
-    (RECORD_DATA, || changed(|c| c.info.bases[0].chunks[1].records[0].place = CODE)),
+    (RECORD_DATA, || changed(|c| c.info.bases[0].chunks[1].records[1].place = INFO + 8)),
     (RECORD_DATA, || changed(|c| c.info.bases[0].chunks[1].records[1].place = CONFIG + 0x80)),
     (RECORD_EXPECTED, || changed(|c| c.info.bases[0].chunks[0].records[0].extra[0] = 0)),
     (RECORD_EXPECTED, || changed(|c| c.info.bases[0].chunks[1].records[0].extra[0] = 1)),

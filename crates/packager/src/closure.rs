@@ -10,7 +10,9 @@ use crate::resolve::Resolver;
 use crate::uses::{User, is_address_taken};
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{Status, function_label};
-use hotgraft_program::{Entity, EntryKind, Form, FunctionId, ImportId, Linkage, ObjectId, ObjectKind, Reference};
+use hotgraft_program::{
+    Entity, EntryKind, Evidence, Form, FunctionId, ImportId, Linkage, ObjectId, ObjectKind, Reference,
+};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -281,6 +283,14 @@ impl Builder<'_, '_> {
             }))
             .collect();
         for caller in callers {
+            // The loader calls it once, and has done so: its new version would never run.
+            if let Some(last) = ctx.function_pair(caller).0.old
+                && ctx.old.functions[last.index()].evidence.contains(Evidence::ENTRY_POINT)
+            {
+                let name = function_label(ctx.old, last);
+                let text = format!("{name}, which calls it, is the entry point and will not be called again.");
+                self.block(key, about, subject.clone(), &text, source.clone());
+            }
             self.add_function(caller, Why::Calls(label.clone()));
         }
     }

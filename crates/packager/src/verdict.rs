@@ -6,7 +6,7 @@ use crate::rules;
 use hotgraft_diff::comparison::{Comparison, Status};
 use hotgraft_program::Program;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a rule says of one difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -116,6 +116,7 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     let mut findings = Vec::new();
     findings.extend(rules::identity::same_thing(ctx));
     findings.extend(rules::identity::pdb_missing(ctx));
+    findings.extend(rules::identity::same_build(ctx));
     findings.extend(rules::functions::pairs(ctx, closure));
     findings.extend(rules::functions::included(ctx, closure));
     findings.extend(rules::functions::unmovable(ctx, closure));
@@ -125,6 +126,11 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     findings.extend(rules::objects::pairs(ctx, closure));
     findings.extend(rules::image::changes(ctx, closure));
     findings.extend(rules::image::imports(ctx, closure));
+    findings.extend(rules::image::guard(ctx));
+    findings.extend(rules::image::entry_point(ctx));
+    findings.extend(rules::image::thread_locals(ctx));
+    findings.extend(rules::runtime::loops(ctx, closure));
+    findings.extend(rules::runtime::frames(ctx, closure));
     findings.extend(closure.blocks.iter().cloned());
     account(ctx, &mut findings);
     findings.sort_by(|a, b| {
@@ -143,21 +149,19 @@ fn rank(outcome: Outcome) -> u8 {
     }
 }
 
-/// Makes every difference of the comparison the business of exactly one finding: the gravest of those that speak of it.
-/// A difference that none speaks of is a refusal.
+/// Makes every difference of the comparison the business of exactly one finding: the gravest of those that speak of it,
+/// unless a finding has claimed it. A difference that none speaks of is a refusal.
 fn account(ctx: &Context, findings: &mut Vec<Finding>) {
+    let claimed: BTreeSet<Difference> = findings.iter().flat_map(|f| f.covers.iter().copied()).collect();
     let mut best: BTreeMap<Difference, usize> = BTreeMap::new();
     for (i, f) in findings.iter().enumerate() {
         let Some(about) = f.about else { continue };
-        best.entry(about)
-            .and_modify(|b| {
-                if rank(f.outcome) < rank(findings[*b].outcome) {
-                    *b = i
-                }
-            })
-            .or_insert(i);
+        best.entry(about).and_modify(|b| if rank(f.outcome) < rank(findings[*b].outcome) { *b = i }).or_insert(i);
     }
     for difference in differences(ctx.cmp) {
+        if claimed.contains(&difference) {
+            continue;
+        }
         match best.get(&difference) {
             Some(&i) => findings[i].covers.push(difference),
             None => {

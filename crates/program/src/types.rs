@@ -53,6 +53,9 @@ pub struct Udt {
 pub struct Types {
     /// The types.
     pub udts: Vec<Udt>,
+    /// Types that a parameter, local variable or return value of some function points to, sorted; `None` if that is not
+    /// known. Objects of such a type can live on the heap where nothing else shows them.
+    pub pointed: Option<Vec<UdtId>>,
 }
 
 impl Types {

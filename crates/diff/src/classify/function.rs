@@ -5,7 +5,9 @@ use crate::code::{Printer, Step};
 use crate::comparison::Change;
 use crate::equal::{Apart, Context, Judge, Node};
 use crate::label;
-use hotgraft_program::{FunctionId, InlineSite, Program, Reference};
+use crate::matching::Matches;
+use hotgraft_program::{Entity, FunctionId, InlineSite, ObjectId, ObjectKind, Program, Reference};
+use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 
 /// Differences of one kind that are listed one by one; more are counted in one last line.
@@ -15,7 +17,12 @@ const LISTED: usize = 64;
 const LINE_SPREAD: i64 = 40;
 
 /// All differences of a pair that the fixed point found unequal.
-pub(crate) fn changes(judge: &Judge<'_, '_>, a: FunctionId, b: FunctionId, changed_names: &dyn Fn(&str) -> bool) -> Vec<Change> {
+pub(crate) fn changes(
+    judge: &Judge<'_, '_>,
+    a: FunctionId,
+    b: FunctionId,
+    changed_names: &dyn Fn(&str) -> bool,
+) -> Vec<Change> {
     let m = judge.m;
     let (old, new) = (m.old.program, m.new.program);
     let (f, g) = (&old.functions[a.index()], &new.functions[b.index()]);
@@ -28,6 +35,13 @@ pub(crate) fn changes(judge: &Judge<'_, '_>, a: FunctionId, b: FunctionId, chang
     let mut instructions: Vec<(usize, usize)> = Vec::new();
     let (mut removed, mut inserted): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
     let mut references: Vec<(Apart, &Reference, &Reference)> = Vec::new();
+    let moved: FxHashMap<u32, u32> = rows
+        .iter()
+        .filter_map(|row| match row {
+            Row::Same(i, j) | Row::Alike(i, j) => Some((x[*i].rva, y[*j].rva)),
+            _ => None,
+        })
+        .collect();
     let mut lines_only = true;
     let mut line_sites: Vec<(usize, usize)> = Vec::new();
     // Last instruction seen on either side: where an insertion or removal stands in the other function.
@@ -68,7 +82,9 @@ pub(crate) fn changes(judge: &Judge<'_, '_>, a: FunctionId, b: FunctionId, chang
                 }
                 for (r, s) in r.iter().zip(s) {
                     // Places inside a function that changed correspond by alignment, not by offset.
-                    if let Err(apart) = judge.targets(r, s, context, &mut Vec::new()) {
+                    if let Err(apart) = judge.targets(r, s, context, &mut Vec::new())
+                        && !follows(m, r, s, &moved)
+                    {
                         references.push((apart, r, s));
                         lines_only = false;
                     }
@@ -84,11 +100,7 @@ pub(crate) fn changes(judge: &Judge<'_, '_>, a: FunctionId, b: FunctionId, chang
                 key: "function.line_only",
                 old_rva: Some(x[*i].rva),
                 new_rva: Some(y[*j].rva),
-                text: format!(
-                    "`{}` became `{}`: the constant follows the source line",
-                    p.text(&x[*i]),
-                    q.text(&y[*j])
-                ),
+                text: format!("`{}` became `{}`: the constant follows the source line", p.text(&x[*i]), q.text(&y[*j])),
             });
         }
     } else if let Some((i, j)) = instructions.first() {
@@ -132,16 +144,27 @@ pub(crate) fn changes(judge: &Judge<'_, '_>, a: FunctionId, b: FunctionId, chang
         });
     }
     if let Some(text) = inlined(&f.inlined, &g.inlined, changed_names) {
-        changes.push(Change {
-            key: "function.inlined.changed",
-            old_rva: Some(f.rva()),
-            new_rva: Some(g.rva()),
-            text,
-        });
+        changes.push(Change { key: "function.inlined.changed", old_rva: Some(f.rva()), new_rva: Some(g.rva()), text });
     }
     // The first differing place first, whatever kind of difference it is.
     changes.sort_by_key(|c| (rank(c.key), c.old_rva, c.new_rva));
     changes
+}
+
+/// True if the references lead to instructions of the function, or to jump tables of such, that became each other: in a
+/// function that changed they follow from its layout and are no difference of their own.
+fn follows(m: &Matches<'_>, r: &Reference, s: &Reference, moved: &FxHashMap<u32, u32>) -> bool {
+    if moved.get(&r.rva) == Some(&s.rva) {
+        return true;
+    }
+    let (Entity::Object(p), Entity::Object(q)) = (r.target.entity, s.target.entity) else { return false };
+    let is_table =
+        |program: &Program, id: ObjectId| matches!(program.objects[id.index()].kind, ObjectKind::JumpTable(_));
+    if !is_table(m.old.program, p) || !is_table(m.new.program, q) || r.target.addend != s.target.addend {
+        return false;
+    }
+    let (x, y) = (m.old.references_in_object(p), m.new.references_in_object(q));
+    x.len() == y.len() && x.iter().zip(y).all(|(x, y)| moved.get(&x.rva) == Some(&y.rva))
 }
 
 /// Order of the kinds: what stands at an instruction first.

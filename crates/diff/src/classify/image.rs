@@ -1,8 +1,8 @@
 //! Differences of the image as a whole.
 
 use super::resources;
-use crate::comparison::{ImageChange, Status};
 use crate::comparison::{FunctionPair, ObjectPair};
+use crate::comparison::{ImageChange, Status};
 use crate::label;
 use crate::matching::Matches;
 use crate::side::hash_of;
@@ -300,7 +300,8 @@ fn guard(m: &Matches<'_>, out: &mut Out) {
         let valid = |p: &Program, i: usize| p.functions[i].evidence.contains(Evidence::GUARD_TABLE);
         let (before, after) = (valid(m.old.program, a.index()), valid(m.new.program, b.index()));
         if before != after {
-            let text = if after { "is now a target of indirect calls" } else { "is no target of indirect calls any more" };
+            let text =
+                if after { "is now a target of indirect calls" } else { "is no target of indirect calls any more" };
             out.push("image.guard.changed", label::function(m.new.program, b), text);
         }
     }
@@ -327,7 +328,9 @@ fn initialisers(m: &Matches<'_>, objects: &[ObjectPair], out: &mut Out) {
 fn compilers(m: &Matches<'_>, out: &mut Out) {
     let (old, new) = (m.old.program, m.new.program);
     for (i, a) in old.modules.iter().enumerate() {
-        let Some(b) = m.modules.new.iter().position(|n| *n == m.modules.old[i]).map(|j| &new.modules[j]) else { continue };
+        let Some(b) = m.modules.new.iter().position(|n| *n == m.modules.old[i]).map(|j| &new.modules[j]) else {
+            continue;
+        };
         let text = |v: &Option<String>| v.clone().unwrap_or_else(|| "unknown".to_owned());
         out.field("image.compiler.changed", &b.name, text(&a.compiler), text(&b.compiler), Clone::clone);
         out.field("image.compiler.changed", &b.name, text(&a.language), text(&b.language), Clone::clone);

@@ -38,7 +38,9 @@ pub(super) fn changes(old: &Image, new: &Image, out: &mut Vec<ImageChange>) {
 /// All resources by path (type, name, language). Malformed parts are left out.
 fn leaves(image: &Image) -> BTreeMap<Vec<String>, &[u8]> {
     let mut all = BTreeMap::new();
-    let Some((base, size)) = image.directories.get(DIRECTORY_RESOURCE).copied().filter(|d| d.0 != 0) else { return all };
+    let Some((base, size)) = image.directories.get(DIRECTORY_RESOURCE).copied().filter(|d| d.0 != 0) else {
+        return all;
+    };
     let Some(bytes) = image.bytes(base, size as usize) else { return all };
     let mut budget = ENTRIES;
     walk(image, bytes, 0, &mut Vec::new(), &mut budget, &mut all);
@@ -73,7 +75,8 @@ fn walk<'i>(
             if path.len() < 3 {
                 walk(image, bytes, target, path, budget, all);
             }
-        } else if let (Some(rva), Some(size)) = (u32_at(bytes, target), target.checked_add(4).and_then(|t| u32_at(bytes, t)))
+        } else if let (Some(rva), Some(size)) =
+            (u32_at(bytes, target), target.checked_add(4).and_then(|t| u32_at(bytes, t)))
             && let Some(data) = image.bytes(rva, size as usize)
         {
             all.insert(path.clone(), data);

@@ -64,9 +64,10 @@ fn same(a: &Udt, b: &Udt) -> bool {
     a.kind == b.kind
         && a.size == b.size
         && a.members.len() == b.members.len()
-        && a.members.iter().zip(&b.members).all(|(m, n)| {
-            m.name == n.name && m.offset == n.offset && m.type_name == n.type_name && m.bits == n.bits
-        })
+        && a.members
+            .iter()
+            .zip(&b.members)
+            .all(|(m, n)| m.name == n.name && m.offset == n.offset && m.type_name == n.type_name && m.bits == n.bits)
 }
 
 /// Member by member, what is different.

@@ -11,7 +11,9 @@ pub(super) fn imports(m: &mut Matches<'_>) {
             .imports
             .iter()
             .enumerate()
-            .map(|(i, import)| ((import.dll.to_ascii_lowercase(), import.name.clone(), import.delayed), ImportId::from(i)))
+            .map(|(i, import)| {
+                ((import.dll.to_ascii_lowercase(), import.name.clone(), import.delayed), ImportId::from(i))
+            })
             .collect();
         keys.sort();
         let mut count = 0;

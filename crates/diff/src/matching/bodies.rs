@@ -59,10 +59,10 @@ impl Labels {
         let addend = reference.target.addend;
         match reference.target.entity {
             Entity::Function(id) | Entity::Fragment(id, _) => hash_of((self.functions[id.index()], addend)),
-            Entity::Object(id) => m.side(which).text_of(id, addend).map_or_else(
-                || hash_of((self.objects[id.index()], addend)),
-                |text| hash_of((5u8, text)),
-            ),
+            Entity::Object(id) => m
+                .side(which)
+                .text_of(id, addend)
+                .map_or_else(|| hash_of((self.objects[id.index()], addend)), |text| hash_of((5u8, text))),
             _ => m.shared_label(reference.target, which).unwrap_or(0),
         }
     }

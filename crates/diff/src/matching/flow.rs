@@ -69,7 +69,10 @@ pub(super) fn signature(code: &Code) -> Option<u64> {
     let root = NodeIndex::new(0);
     let tree = dominators::simple_fast(&graph, root);
     let depth = |n: NodeIndex| tree.strict_dominators(n).map_or(0, Iterator::count);
-    let loops = graph.edge_references().filter(|e| tree.dominators(e.source()).is_some_and(|mut d| d.any(|n| n == e.target()))).count();
+    let loops = graph
+        .edge_references()
+        .filter(|e| tree.dominators(e.source()).is_some_and(|mut d| d.any(|n| n == e.target())))
+        .count();
     let mut labels: Vec<u64> = graph
         .node_indices()
         .map(|n| {

@@ -108,7 +108,11 @@ pub(super) fn objects(m: &mut Matches<'_>) {
         }),
         (Rung::CanonicalName, 0.98, &|m, w, id| {
             let p = m.side(w).program;
-            if local(p, id) { None } else { Some((u64::from(module(m, w, id)?), canonical(plain(p, id)?).into_owned())) }
+            if local(p, id) {
+                None
+            } else {
+                Some((u64::from(module(m, w, id)?), canonical(plain(p, id)?).into_owned()))
+            }
         }),
         // A static local whose function is not matched, or is inlined under another one.
         (Rung::CanonicalName, 0.95, &|m, w, id| {

@@ -13,7 +13,10 @@ pub(super) fn directories(m: &mut Matches<'_>) {
         for (i, o) in p.objects.iter().enumerate() {
             let anchored = is_loader_table(o.kind) && o.kind != ObjectKind::Unwind;
             let unnamed = o.name.is_none()
-                && matches!(o.kind, ObjectKind::InitializerTable | ObjectKind::PseudoRelocations | ObjectKind::TlsTemplate);
+                && matches!(
+                    o.kind,
+                    ObjectKind::InitializerTable | ObjectKind::PseudoRelocations | ObjectKind::TlsTemplate
+                );
             if anchored || unnamed {
                 all.push((order(o.kind), ObjectId::from(i)));
             }
@@ -23,7 +26,8 @@ pub(super) fn directories(m: &mut Matches<'_>) {
     };
     let (old, new) = (ordered(m.old.program), ordered(m.new.program));
     for kind in 0..=u8::MAX {
-        let of = |all: &[(u8, ObjectId)]| -> Vec<ObjectId> { all.iter().filter(|o| o.0 == kind).map(|o| o.1).collect() };
+        let of =
+            |all: &[(u8, ObjectId)]| -> Vec<ObjectId> { all.iter().filter(|o| o.0 == kind).map(|o| o.1).collect() };
         let (a, b) = (of(&old), of(&new));
         if a.len() == b.len() {
             for (a, b) in a.into_iter().zip(b) {
@@ -85,7 +89,10 @@ fn is_telling(m: &Matches<'_>, which: Which, id: ObjectId) -> bool {
     let side = m.side(which);
     let o = &side.program.objects[id.index()];
     let size = crate::side::significant_size(side.program, o);
-    !side.has_identity(id) && !is_loader_table(o.kind) && !matches!(o.kind, ObjectKind::JumpTable(_)) && !o.zero_fill
+    !side.has_identity(id)
+        && !is_loader_table(o.kind)
+        && !matches!(o.kind, ObjectKind::JumpTable(_))
+        && !o.zero_fill
         && size >= if o.writable { 8 } else { 4 }
 }
 

@@ -103,7 +103,12 @@ pub(super) fn mutual_best(m: &mut Matches<'_>, options: &Options) -> bool {
         })
         .collect();
     /// Best and second best candidate of one function.
-    fn rank(map: &mut FxHashMap<FunctionId, [(f32, FunctionId); 2]>, of: FunctionId, score: f32, candidate: FunctionId) {
+    fn rank(
+        map: &mut FxHashMap<FunctionId, [(f32, FunctionId); 2]>,
+        of: FunctionId,
+        score: f32,
+        candidate: FunctionId,
+    ) {
         let top = map.entry(of).or_insert([(-1.0, FunctionId(u32::MAX)); 2]);
         if score > top[0].0 {
             top[1] = top[0];

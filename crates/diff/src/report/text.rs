@@ -1,9 +1,9 @@
 //! A comparison as text.
 
 use super::json;
-use crate::comparison::{Comparison, Status};
+use crate::comparison::{Comparison, ObjectPair, Status};
 use crate::label;
-use hotgraft_program::Program;
+use hotgraft_program::{ObjectId, Program};
 use std::fmt::Write;
 
 /// Summary, changed functions with source position and differences, changed objects, image. Ends with a line feed.
@@ -43,7 +43,20 @@ fn write(out: &mut String, old: &Program, new: &Program, c: &Comparison, seconds
         writeln!(out, "objects: {} of {} differ", differing, c.objects.len())?;
     }
     for status in [Status::Changed, Status::Added, Status::Removed] {
-        for pair in c.objects.iter().filter(|p| p.status == status) {
+        // Unnamed data that came or went follows from the functions that did; it is counted, and listed in the JSON.
+        let unnamed = |p: &ObjectPair| {
+            let anonymous = |program: &Program, id: Option<ObjectId>| {
+                id.is_none_or(|id| {
+                    label::object(program, id).ends_with(&format!("_{:x}", program.objects[id.index()].rva))
+                })
+            };
+            status != Status::Changed && anonymous(old, p.old) && anonymous(new, p.new)
+        };
+        let count = c.objects.iter().filter(|p| p.status == status && unnamed(p)).count();
+        if count > 0 {
+            writeln!(out, "{} {count} unnamed", sign(status))?;
+        }
+        for pair in c.objects.iter().filter(|p| p.status == status && !unnamed(p)) {
             let (name, p, o) = match (pair.old, pair.new) {
                 (_, Some(id)) => (label::object(new, id), new, &new.objects[id.index()]),
                 (Some(id), None) => (label::object(old, id), old, &old.objects[id.index()]),

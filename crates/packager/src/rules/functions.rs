@@ -4,7 +4,6 @@ use crate::closure::{Closure, Why, signature_changed};
 use crate::context::{Context, finding};
 use crate::resolve::is_trusted_function;
 use crate::rules::explain;
-use crate::uses::User;
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{Change, FunctionPair, Status, function_label};
 use hotgraft_program::{Entity, EntryKind, FunctionId, HandlerData, Linkage};
@@ -22,7 +21,7 @@ pub fn pairs(ctx: &Context, closure: &Closure) -> Vec<Finding> {
                 out.extend(unattributed(ctx, pair, about));
             }
             (Status::Added, None, Some(new)) => out.push(added(ctx, closure, pair, about, new)),
-            (Status::Removed, Some(old), None) => out.extend(removed(ctx, closure, pair, about, old)),
+            (Status::Removed, Some(old), None) => out.push(removed(ctx, pair, about, old)),
             _ => out.push(finding(
                 "code.unattributed",
                 Outcome::Refuse,
@@ -99,7 +98,21 @@ fn unattributed(ctx: &Context, pair: &FunctionPair, about: Difference) -> Vec<Fi
 /// Kinds of change of a function that are carried by taking the whole function over, code, tables and unwind data.
 /// What needs more than that (prototype, entry, types) is judged by rules of its own, from both programs.
 fn is_known_function_change(key: &str) -> bool {
-    ["code.", "function.", "noise.", "data."].iter().any(|family| key.starts_with(family))
+    matches!(
+        key,
+        "function.instruction.changed"
+            | "function.instruction.removed"
+            | "function.instruction.inserted"
+            | "function.line_only"
+            | "function.string.changed"
+            | "function.constant.changed"
+            | "function.reference.changed"
+            | "function.jump_table.changed"
+            | "function.layout.changed"
+            | "function.unwind.changed"
+            | "function.prototype.changed"
+            | "function.inlined.changed"
+    )
 }
 
 fn added(ctx: &Context, closure: &Closure, pair: &FunctionPair, about: Difference, new: FunctionId) -> Finding {
@@ -112,56 +125,14 @@ fn added(ctx: &Context, closure: &Closure, pair: &FunctionPair, about: Differenc
         };
         return finding("code.function.added", Outcome::Patch, Some(about), subject, &text, source);
     }
-    // Whatever is equal in both images cannot depend on something that only one of them has.
-    let user = ctx.new_uses.of_function(new).iter().find(|u| match u.user {
-        User::Function(f) => f != new && ctx.function_pair(f).0.status == Status::Identical,
-        User::Object(o) => ctx.object_pair(o).0.status == Status::Identical && !is_description(ctx, o),
-        User::Nobody => true,
-    });
-    match user {
-        Some(used) => {
-            let text = format!(
-                "It has no counterpart, but {} uses it and is said to be equal.",
-                Context::user_label(ctx.new, used.user)
-            );
-            finding("code.match.ambiguous", Outcome::Refuse, Some(about), subject, &text, source)
-        }
-        None => finding("code.function.added_unreachable", Outcome::Harmless, Some(about), subject, "", source),
-    }
+    // Folding of equal code can make one function of two or two of one: what refers to it is then equal all the same.
+    finding("code.function.added_unreachable", Outcome::Harmless, Some(about), subject, "", source)
 }
 
-fn is_description(ctx: &Context, object: hotgraft_program::ObjectId) -> bool {
-    use hotgraft_program::ObjectKind;
-    let kind = ctx.new.objects[object.index()].kind;
-    crate::closure::is_derived(kind) || kind == ObjectKind::Unwind
-}
-
-fn removed(ctx: &Context, closure: &Closure, pair: &FunctionPair, about: Difference, old: FunctionId) -> Vec<Finding> {
+fn removed(ctx: &Context, pair: &FunctionPair, about: Difference, old: FunctionId) -> Finding {
     let subject = ctx.function_subject(Some(old), None);
     let source = ctx.function_source(Some(old), None);
-    let mut out = vec![finding(
-        "code.function.removed",
-        Outcome::Harmless,
-        Some(about),
-        subject.clone(),
-        &evidence_or_empty(pair),
-        source.clone(),
-    )];
-    // Code that stays in the old image and still uses it would go on to run what the new image has not.
-    let user = ctx.old_uses.of_function(old).iter().find_map(|u| match u.user {
-        User::Function(f) if f != old => {
-            let kept = ctx.cmp.new_function(f)?;
-            (!closure.functions.contains_key(&kept)).then(|| function_label(ctx.old, f))
-        }
-        _ => None,
-    });
-    if let Some(user) = user {
-        let text = format!(
-            "The new image has it under another function, and {user}, which is not replaced, calls the old one."
-        );
-        out.push(finding("code.fold.diverged", Outcome::Refuse, Some(about), subject, &text, source));
-    }
-    out
+    finding("code.function.removed", Outcome::Harmless, Some(about), subject, &evidence_or_empty(pair), source)
 }
 
 fn evidence_or_empty(pair: &FunctionPair) -> String {
@@ -206,7 +177,7 @@ pub fn unmovable(ctx: &Context, closure: &Closure) -> Vec<Finding> {
             out.push(finding(key, Outcome::Refuse, Some(about), subject.clone(), text, source.clone()));
         };
         for problem in &f.problems {
-            let key = explain(problem.key).map_or("code.undecodable", |rule| rule.key);
+            let key = problem_key(problem.key);
             refuse(key, &format!("{} ({}, at {:#x} of the new image)", problem.text, problem.key, problem.rva));
         }
         for table in f.jump_tables.iter().filter(|t| !t.bound_proven) {
@@ -232,6 +203,16 @@ pub fn unmovable(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         }
     }
     out
+}
+
+/// The rule for a problem that the program model names.
+fn problem_key(key: &'static str) -> &'static str {
+    match key {
+        "data.relative_table.unbounded" => "code.jump_table.unbounded",
+        "code.image_base.untracked" => "code.reference.image_relative",
+        key if key.starts_with("code.unwind.") => "code.unwind.unknown",
+        key => explain(key).map_or("code.undecodable", |rule| rule.key),
+    }
 }
 
 /// Entries that folding makes mean several functions, of which only some change.

@@ -37,3 +37,22 @@ pub fn pdb_missing(ctx: &Context) -> Vec<Finding> {
         .map(|p| finding("identity.pdb.missing", Outcome::Refuse, None, p.image.path.clone(), "No PDB was read.", None))
         .collect()
 }
+
+/// More changed functions than this share of the matched ones, and it was not the source that changed.
+pub const CHANGED_SHARE: f64 = 0.5;
+
+/// Images with fewer functions than this say nothing by their share of changed ones.
+pub const CHANGED_LEAST: usize = 32;
+
+/// The two images must be made in the same way.
+pub fn same_build(ctx: &Context) -> Option<Finding> {
+    let count = |status| ctx.cmp.functions.iter().filter(|p| p.status == status).count();
+    let (changed, equal) = (count(Status::Changed), count(Status::Identical));
+    let matched = changed + equal;
+    if matched < CHANGED_LEAST || (changed as f64) < matched as f64 * CHANGED_SHARE {
+        return None;
+    }
+    let subject = format!("{} and {}", ctx.old.image.path, ctx.new.image.path);
+    let text = format!("{changed} of {matched} functions differ.");
+    Some(finding("identity.build.changed", Outcome::Refuse, None, subject, &text, None))
+}

@@ -8,6 +8,7 @@ pub mod functions;
 pub mod identity;
 pub mod image;
 pub mod objects;
+pub mod runtime;
 pub mod table;
 pub mod types;
 

@@ -2,6 +2,7 @@
 
 use crate::closure::{Closure, is_derived};
 use crate::context::{Context, finding};
+use crate::rules::types::same_representation;
 use crate::uses::User;
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{ObjectPair, Status};
@@ -41,19 +42,27 @@ fn changed(ctx: &Context, closure: &Closure, pair: &ObjectPair, old: ObjectId, n
         kind if is_derived(kind) => return derived(kind, first),
         _ => {}
     }
-    if a.writable != b.writable {
-        let name = |w| if w { "writable" } else { "read-only" };
-        return (
-            "data.section.changed",
-            Outcome::Refuse,
-            format!("It was {} and is {}.", name(a.writable), name(b.writable)),
-        );
+    let has = |key: &str| pair.changes.iter().any(|c| c.key == key);
+    if a.writable != b.writable || has("object.section.changed") {
+        return ("data.section.changed", Outcome::Refuse, first);
+    }
+    let contents = has("object.content.changed") || has("object.pointer.changed");
+    let resized = has("object.size.changed");
+    if !contents && !resized && has("object.type.changed") {
+        let (x, y) = (a.type_name.as_deref().unwrap_or_default(), b.type_name.as_deref().unwrap_or_default());
+        // What a constant means is decided by the code that reads it.
+        return if !b.writable || same_representation(x, y) {
+            ("data.type.renamed", Outcome::Harmless, first)
+        } else {
+            ("data.type.changed", Outcome::Refuse, first)
+        };
     }
     if b.writable {
-        if a.size != b.size {
-            return ("data.object.resized", Outcome::Refuse, format!("It had {} bytes and has {}.", a.size, b.size));
-        }
-        return ("data.initialiser.changed", Outcome::Refuse, first);
+        return if resized {
+            ("data.object.resized", Outcome::Refuse, first)
+        } else {
+            ("data.initialiser.changed", Outcome::Refuse, first)
+        };
     }
     if (a.evidence | b.evidence).contains(Evidence::EXPORT) {
         return ("data.exported.changed", Outcome::Refuse, first);
@@ -61,7 +70,7 @@ fn changed(ctx: &Context, closure: &Closure, pair: &ObjectPair, old: ObjectId, n
     if b.kind == ObjectKind::VTable || a.kind == ObjectKind::VTable {
         return ("type.vtable.changed", Outcome::Refuse, first);
     }
-    if points_to_code(ctx, new) || a.size != b.size && old_points_to_code(ctx, old) {
+    if points_to_code(ctx, new) || old_points_to_code(ctx, old) {
         return ("data.pointer_table.changed", Outcome::Refuse, first);
     }
     if !closure.objects.contains_key(&new) {
@@ -76,7 +85,14 @@ fn changed(ctx: &Context, closure: &Closure, pair: &ObjectPair, old: ObjectId, n
 }
 
 fn is_known_object_change(key: &str) -> bool {
-    ["data.", "object.", "noise.", "code.", "type.", "image."].iter().any(|family| key.starts_with(family))
+    matches!(
+        key,
+        "object.content.changed"
+            | "object.pointer.changed"
+            | "object.section.changed"
+            | "object.type.changed"
+            | "object.size.changed"
+    )
 }
 
 fn points_to_code(ctx: &Context, new: ObjectId) -> bool {

@@ -54,6 +54,7 @@ pub struct Side {
     pub imports: Vec<(String, String, bool)>,
     pub exports: Vec<(String, String)>,
     pub types: Vec<Udt>,
+    pub pointed: Vec<UdtId>,
     pub no_pdb: bool,
     pub shift: u32,
     pub edit: Vec<fn(&mut Program)>,
@@ -214,6 +215,7 @@ impl Side {
             mapped: Vec::new(),
             file_size: u64::from(SIZE),
             sha256: [7; 32],
+            sha1: [8; 20],
             base_relocations: Vec::new(),
             pdb: None,
         };
@@ -232,7 +234,7 @@ impl Side {
             exports: Vec::new(),
             references: Vec::new(),
             unwind: Vec::new(),
-            types: Types { udts: self.types.clone() },
+            types: Types { udts: self.types.clone(), pointed: Some(self.pointed.clone()) },
             spans: Vec::new(),
             ranges: Vec::new(),
             lines: Vec::new(),
@@ -439,6 +441,18 @@ fn change(key: &'static str) -> Vec<Change> {
     vec![Change { key, old_rva: None, new_rva: None, text: "They differ.".into() }]
 }
 
+fn object_changes(o: &O, new: &Side) -> Vec<Change> {
+    let n = new.objects.iter().find(|n| n.name == o.name).unwrap();
+    let differs = [
+        ("object.section.changed", o.o.writable != n.o.writable),
+        ("object.size.changed", o.o.size != n.o.size),
+        ("object.pointer.changed", o.points != n.points),
+        ("object.content.changed", o.bytes != n.bytes),
+        ("object.type.changed", o.o.type_name != n.o.type_name),
+    ];
+    differs.iter().filter(|d| d.1).flat_map(|d| change(d.0)).collect()
+}
+
 /// Both sides and what differs between them.
 pub fn pair(old: &Side, new: &Side) -> Pair {
     let (a, b) = (old.program(), new.program());
@@ -465,7 +479,7 @@ pub fn pair(old: &Side, new: &Side) -> Pair {
             new: j.map(FunctionId::from),
             status,
             matched: j.map(|_| SURE),
-            changes: if status == Status::Changed { change("code.instruction.changed") } else { Vec::new() },
+            changes: if status == Status::Changed { change("function.instruction.changed") } else { Vec::new() },
         });
     }
     for (j, g) in new.functions.iter().enumerate() {
@@ -489,7 +503,8 @@ pub fn pair(old: &Side, new: &Side) -> Pair {
         assert_eq!(p.objects[at].size, side.objects[o].o.size);
         Some(ObjectId::from(at))
     };
-    let contents = |o: &O| (o.bytes.clone(), o.points.clone(), o.o.size, o.o.writable, o.owner.clone());
+    let contents =
+        |o: &O| (o.bytes.clone(), o.points.clone(), o.o.size, o.o.writable, o.owner.clone(), o.o.type_name.clone());
     for o in &old.objects {
         let x = id(&a, old, &o.name).unwrap();
         let y = id(&b, new, &o.name);
@@ -508,7 +523,7 @@ pub fn pair(old: &Side, new: &Side) -> Pair {
             new: y,
             status,
             matched: y.map(|_| SURE),
-            changes: if status == Status::Changed { change("data.contents.changed") } else { Vec::new() },
+            changes: if status == Status::Changed { object_changes(o, new) } else { Vec::new() },
         });
     }
     for o in &new.objects {
@@ -536,8 +551,13 @@ pub fn pair(old: &Side, new: &Side) -> Pair {
 
 impl Pair {
     /// Adds a difference of the image as a whole.
-    pub fn image(mut self, key: &'static str) -> Self {
-        self.cmp.image.push(ImageChange { key, subject: "image".into(), text: "It differs.".into() });
+    pub fn image(self, key: &'static str) -> Self {
+        self.image_of(key, "image")
+    }
+
+    /// Likewise, of something named.
+    pub fn image_of(mut self, key: &'static str, subject: &str) -> Self {
+        self.cmp.image.push(ImageChange { key, subject: subject.into(), text: "It differs.".into() });
         self
     }
 

@@ -267,7 +267,7 @@ cases! {
             pair(&simple(1), &simple(1)).image("weather.changed").trips(KEY, Outcome::Refuse);
         }
         spares {
-            pair(&simple(1), &simple(2)).image("noise.timestamp").spares(KEY, Decision::Patch);
+            pair(&simple(1), &simple(2)).image("image.timestamp").spares(KEY, Decision::Patch);
         }
     }
 }
