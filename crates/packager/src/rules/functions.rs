@@ -223,10 +223,27 @@ pub fn folded(ctx: &Context, closure: &Closure) -> Vec<Finding> {
             by_name.entry(name).or_insert(FunctionId::from(i));
         }
     }
+    let mut by_old_name: BTreeMap<&str, FunctionId> = BTreeMap::new();
+    for (i, f) in ctx.old.functions.iter().enumerate().filter(|(_, f)| !f.aliases.is_empty()) {
+        for name in names(f) {
+            by_old_name.entry(name).or_insert(FunctionId::from(i));
+        }
+    }
     let mut out = Vec::new();
     for &new in closure.functions.keys() {
         let (pair, about) = ctx.function_pair(new);
-        let Some(old) = pair.old else { continue };
+        let Some(old) = pair.old else {
+            // One of several names of an old entry now has code of its own, and the others keep theirs.
+            let f = &ctx.new.functions[new.index()];
+            if let Some(&shared) = names(f).find_map(|name| by_old_name.get(name))
+                && ctx.cmp.new_function(shared).is_some()
+            {
+                let text = format!("It had the same entry as {}.", ctx.function_subject(Some(shared), ctx.cmp.new_function(shared)));
+                let subject = ctx.function_subject(None, Some(new));
+                out.push(finding("code.fold.diverged", Outcome::Refuse, Some(about), subject, &text, ctx.function_source(None, Some(new))));
+            }
+            continue;
+        };
         let f = &ctx.old.functions[old.index()];
         if f.aliases.is_empty() {
             continue;
