@@ -375,7 +375,9 @@ pub(crate) fn common_size(old: &Program, o: &Object, new: &Program, p: &Object) 
     }
     let size = o.size.min(p.size);
     let (larger, program) = if o.size > p.size { (o, old) } else { (p, new) };
-    let padding = larger.extent == Extent::Boundary && larger.size - size < PADDING;
+    // A text ends where it ends; what follows it on the other side may be any filler.
+    let text = |o: &Object| matches!(o.kind, ObjectKind::String | ObjectKind::WideString);
+    let padding = larger.extent == Extent::Boundary && (larger.size - size < PADDING || text(o) != text(p));
     (padding && significant_size(program, larger) <= size).then_some(size)
 }
 
