@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -13,6 +13,9 @@ use crate::{root, tools};
 #[derive(Debug)]
 pub struct Wine {
     prefix: PathBuf,
+    search: String,
+    /// A program that waits for as long as this lives: without one, each start would boot Windows anew.
+    resident: Option<Child>,
 }
 
 impl Wine {
@@ -25,13 +28,16 @@ impl Wine {
         tools::need(tools::WINDOWS)?;
         let prefix = root::cache().join("wine").join(purpose);
         fs::create_dir_all(&prefix).with_context(|| format!("cannot make {}", prefix.display()))?;
-        let wine = Self { prefix };
+        let mut wine = Self { prefix, search: runtime_folders()?, resident: None };
         if !wine.prefix.join("system.reg").is_file() {
             let mut first = wine.command(Path::new("/"), "wineboot");
             first.arg("--init");
             command::finish(&mut first)?;
             wine.server("--wait")?;
         }
+        let mut resident = wine.command(Path::new("/"), "cmd.exe");
+        resident.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        wine.resident = Some(resident.spawn().context("cannot start Wine")?);
         Ok(wine)
     }
 
@@ -44,6 +50,7 @@ impl Wine {
             .env("WINEDEBUG", "-all")
             .env("WINEDLLOVERRIDES", "mscoree,mshtml,winemenubuilder.exe=")
             .env("WINESERVER", tools::WINE_SERVER)
+            .env("WINEPATH", &self.search)
             .env("NO_COLOR", "1")
             .env_remove("DISPLAY")
             .stdin(Stdio::null());
@@ -77,6 +84,10 @@ impl Drop for Wine {
     fn drop(&mut self) {
         // Ends what still runs in this prefix, and nothing else. There is nobody to tell if it fails.
         let _ = self.server("--kill");
+        if let Some(resident) = &mut self.resident {
+            let _ = resident.kill();
+            let _ = resident.wait();
+        }
     }
 }
 
@@ -85,18 +96,13 @@ pub fn path(path: &Path) -> String {
     format!("Z:{}", path.display().to_string().replace('/', "\\"))
 }
 
-/// The folder with the C++ run-time DLLs that the fixtures link with.
-///
-/// # Errors
-/// If the compiler does not say.
-pub fn runtime_dlls() -> Result<Vec<PathBuf>> {
-    ["libstdc++-6.dll", "libgcc_s_seh-1.dll"]
-        .iter()
-        .map(|name| {
-            let said = command::quiet(Command::new(tools::MINGW_GXX).arg(format!("-print-file-name={name}")))?;
-            let path = PathBuf::from(said.trim());
-            anyhow::ensure!(path.is_file(), "{} knows no {name}", tools::MINGW_GXX);
-            Ok(path)
-        })
-        .collect()
+/// Where the DLLs of mingw-w64's run-times are, as a search path of Windows.
+fn runtime_folders() -> Result<String> {
+    let mut folders = Vec::new();
+    for name in ["libstdc++-6.dll", "libwinpthread-1.dll"] {
+        let said = command::quiet(Command::new(tools::MINGW_GXX).arg(format!("-print-file-name={name}")))?;
+        let found = Path::new(said.trim()).canonicalize().with_context(|| format!("the compiler knows no {name}"))?;
+        folders.push(path(found.parent().unwrap_or(Path::new("/"))));
+    }
+    Ok(folders.join(";"))
 }

@@ -5,6 +5,8 @@
 //! holds. What is active is always judged by the bytes at the entries; the [record](record::Record) in front of a
 //! placed patch only says what these bytes mean.
 
+#![deny(unsafe_code)]
+
 pub mod apply;
 pub mod buffer;
 pub mod error;
@@ -21,6 +23,8 @@ pub mod rollback;
 pub mod space;
 pub mod state;
 mod transition;
+#[cfg(all(windows, target_arch = "x86_64"))]
+pub mod windows;
 
 pub use apply::{Applied, ApplyOptions, Phase, apply};
 pub use buffer::BufferSpace;

@@ -33,11 +33,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             out
         };
-        let functions: Vec<String> = plan.iter().flat_map(|p| &p.functions).map(|f| {
-            let name = new.functions[f.new.index()].name.clone().unwrap_or_default();
-            let mark = if f.old.is_none() { "+" } else if f.method.is_none() { "~" } else { "" };
-            format!("{mark}{name}")
-        }).collect();
+        let functions: Vec<String> = plan
+            .iter()
+            .flat_map(|p| &p.functions)
+            .map(|f| {
+                let name = new.functions[f.new.index()].name.clone().unwrap_or_default();
+                let mark = if f.old.is_none() {
+                    "+"
+                } else if f.method.is_none() {
+                    "~"
+                } else {
+                    ""
+                };
+                format!("{mark}{name}")
+            })
+            .collect();
         println!(
             "{:?} {} refuse {:?} condition {:?} functions {functions:?} objects {} groups {} ({:.1}s + {:.2}s)",
             verdict.decision,
@@ -51,7 +61,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
         if !brief {
             for f in &verdict.findings {
-                println!("  {:?} {} | {} | {} | {}", f.outcome, f.key, f.subject, f.text, f.source.as_deref().unwrap_or("-"));
+                println!(
+                    "  {:?} {} | {} | {} | {}",
+                    f.outcome,
+                    f.key,
+                    f.subject,
+                    f.text,
+                    f.source.as_deref().unwrap_or("-")
+                );
             }
         }
     }

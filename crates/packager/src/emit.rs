@@ -12,8 +12,10 @@
 pub mod fields;
 pub mod guard;
 pub mod layout;
+pub mod liveness;
 pub mod pe;
 pub mod pieces;
+pub mod reencode;
 pub mod slots;
 pub mod tables;
 pub mod unwind;

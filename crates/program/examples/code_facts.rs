@@ -16,7 +16,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for path in paths {
         let program = Program::load(Path::new(&path), PdbChoice::Auto)?;
         let image = &program.image;
-        let table = unwind::read(image, &|_| None)?;
+        let handler = |rva: u32| {
+            let named = program.function_entry(rva).and_then(|id| program.functions[id.index()].name.clone());
+            let slot = code::decode_at(image.mapped.get(rva as usize..)?, rva)?.address?.target;
+            named.or_else(|| program.import_at(slot).map(|i| program.imports[i.index()].name.to_string()))
+        };
+        let table = unwind::read(image, &handler)?;
+        if show {
+            for problem in &table.problems {
+                println!("{:#x} {}: {}", problem.rva, problem.key, problem.text);
+            }
+        }
         let pads: Vec<u32> = table.code_targets.iter().map(|t| t.rva).collect();
         let mut pointers: Vec<u32> = image
             .base_relocations
@@ -76,11 +86,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
             }
         }
-        let unwind_problems = table.problems.len();
+        let mut handlers = BTreeMap::<String, u64>::new();
+        for entry in &table.entries {
+            *handlers.entry(format!("{:?}", entry.handler_data)).or_default() += 1;
+        }
         println!(
             "{path}: {} functions, {jumps} indirect jumps: {tabled} tables ({proven} proven), {tails} tail calls, {} \
              unresolved; {offsets} offset tables, {displacements} displacements; bytes {spans:?}; problems {problems:?}; \
-             unwind problems {unwind_problems}",
+             handlers {handlers:?}",
             program.functions.len(),
             jumps - tabled - tails,
         );

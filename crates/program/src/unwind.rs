@@ -106,3 +106,6 @@ pub struct UnwindTable {
 pub fn read(image: &Image, handler_name: &dyn Fn(u32) -> Option<String>) -> Result<UnwindTable> {
     x64::read(image, handler_name)
 }
+
+#[cfg(test)]
+mod tests;

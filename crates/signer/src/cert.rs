@@ -294,7 +294,8 @@ impl Extensions {
             | oid::CRL_DISTRIBUTION_POINTS
             | oid::AUTHORITY_INFO_ACCESS => return Ok(()),
             _ => {
-                if critical {
+                // Name constraints that are passed over would widen what an authority may vouch for.
+                if critical || id == oid::NAME_CONSTRAINTS {
                     self.unknown_critical = Some(id);
                 }
                 return Ok(());
@@ -362,7 +363,7 @@ pub(crate) fn text_of(value: &Tlv<'_>) -> Option<String> {
 
 /// Text of a BMPString's content; none if its length is odd or it has lone surrogates.
 pub(crate) fn bmp_text(content: &[u8]) -> Option<String> {
-    if content.len() % 2 != 0 {
+    if !content.len().is_multiple_of(2) {
         return None;
     }
     let units: Vec<u16> = content.chunks_exact(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect();

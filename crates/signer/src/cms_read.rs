@@ -91,7 +91,7 @@ impl<'a> SignedData<'a> {
         let mut digests = Vec::new();
         let mut set = body.take(tag::SET, "the digest algorithms")?.reader();
         while !set.is_empty() && digests.len() <= 8 {
-            digests.push(set.algorithm("a digest algorithm")?.0);
+            digests.push(set.plain_algorithm("a digest algorithm")?);
         }
         set.end("the digest algorithms")?;
         let (content_type, content) = read_content(&mut body, profile)?;
@@ -122,11 +122,11 @@ impl<'a> SignedData<'a> {
             (3, id) if id.tag == tag::context_primitive(0) && profile == Profile::Timestamp => Sid::KeyId(id.content),
             _ => return Err(unsupported("a signer that is not named by issuer and serial number")),
         };
-        let (digest, _) = signer.algorithm("the digest algorithm")?;
+        let digest = signer.plain_algorithm("the digest algorithm")?;
         let signed = signer.optional(tag::context(0))?.ok_or_else(|| unsupported("no signed attributes"))?;
         let mut signed_octets = signed.raw.to_vec();
         signed_octets[0] = tag::SET;
-        let (algorithm, _) = signer.algorithm("the signature algorithm")?;
+        let algorithm = signer.plain_algorithm("the signature algorithm")?;
         let signature = signer.take(tag::OCTET_STRING, "the signature")?.content;
         let unsigned = match signer.optional(tag::context(1))? {
             Some(attributes) => read_attributes(&attributes)?,

@@ -134,7 +134,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// Hexadecimal of either case, colons and spaces between bytes allowed.
 pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(|b| !matches!(b, b':' | b' ')).collect();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     let value = |b: u8| (b as char).to_digit(16).map(|d| d as u8);

@@ -43,7 +43,7 @@ pub enum Existing {
 /// How to get a timestamp.
 #[derive(Clone)]
 pub struct Timestamping<'a> {
-    /// The way to the authority; any way will do, HTTP is usual.
+    /// The way to the authority; see [`crate::http_transport`].
     pub transport: &'a Transport<'a>,
     /// Digest of the message imprint.
     pub digest: DigestAlgorithm,

@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 
 /// Whom to trust, and for what. [`TrustPolicy::default`] trusts nobody.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct TrustPolicy {
     /// Certificates at which a path may end.
     pub roots: Vec<Certificate>,

@@ -2,17 +2,19 @@
 
 use crate::cert::Certificate;
 use crate::cms_build::{ToBeSigned, add_unsigned};
-use crate::digest::DigestAlgorithm;
+use crate::cms_read::{Profile, SignedData};
+use crate::digest::{DigestAlgorithm, hex};
 use crate::error::SignError;
 use crate::fault::{Fault, Place};
 use crate::keys::DigestSigner;
 use crate::oid;
-use crate::options::{Existing, SignOptions};
-use crate::page_hashes::PageHasher;
+use crate::options::{Existing, SignOptions, Timestamping};
+use crate::page_hashes::{self, PageHasher};
 use crate::pe::{CHECKSUM_SIZE, Layout, SECURITY_SIZE, Source, TABLE_ALIGNMENT, Table};
 use crate::pubkey::PublicKey;
 use crate::scan::{Scan, checksum, scan, sum_of};
 use crate::spc::{IndirectData, OpusInfo};
+use crate::timestamp::stamp;
 use std::io::Write;
 
 /// Signs a PE file; returns the signed file.
@@ -73,6 +75,50 @@ pub fn attach<S: Source + ?Sized>(
     out: &mut dyn Write,
 ) -> Result<(), SignError> {
     Prepared::new(source, options)?.finish(source, certificates, signature, options, out)
+}
+
+/// As [`attach`], with a PKCS#7 SignedData that was finished elsewhere (DER). Its signature is checked, and that it is over
+/// this file; who signed is for [`crate::verify`] to judge.
+///
+/// # Errors
+/// See [`SignError`]; [`Fault::DigestMismatch`] when it is the signature of another file.
+pub fn attach_pkcs7<S: Source + ?Sized>(
+    source: &S,
+    pkcs7: &[u8],
+    existing: Existing,
+    out: &mut dyn Write,
+) -> Result<(), SignError> {
+    let signed = SignedData::read(pkcs7, Profile::Authenticode)?;
+    let data = IndirectData::read(&signed.content)?;
+    signed.check()?;
+    let page_hashes = data.pages.is_some();
+    let options = SignOptions { digest: data.algorithm, existing, page_hashes, ..SignOptions::default() };
+    let prepared = Prepared::new(source, &options)?;
+    let computed = prepared.scanned.digest(data.algorithm);
+    if computed != data.digest {
+        return Err(Fault::DigestMismatch { stated: hex(data.digest), computed: hex(computed) }.into());
+    }
+    if let (Some(stated), Some(computed)) = (data.pages, &prepared.scanned.pages) {
+        page_hashes::compare(stated, computed)?;
+    }
+    prepared.write(source, pkcs7.to_vec(), out)
+}
+
+/// Adds a timestamp to the primary signature of a signed file.
+///
+/// # Errors
+/// See [`SignError`]; [`SignError::Timestamp`] when none can be had or there is one already.
+pub fn add_timestamp<S: Source + ?Sized>(
+    source: &S,
+    how: &Timestamping<'_>,
+    out: &mut dyn Write,
+) -> Result<(), SignError> {
+    let layout = Layout::read(source)?;
+    let table = layout.read_table(source)?;
+    let pkcs7 = stamp(&table.der, how)?;
+    let scanned = scan(source, &layout, 0, &[], None, |_| Ok(()))?;
+    let table = encode_table(&pkcs7)?;
+    write_file(source, &layout, 0, &scanned, Some(&table), out)
 }
 
 /// Removes the certificate table with every signature in it, and sets the header's checksum to that of the result.
@@ -154,7 +200,10 @@ impl Prepared {
         if !public.verifies(options.digest, &digest, signature) {
             return Err(Fault::BadSignature { place: Place::SignedData, signer: leaf.subject_text() }.into());
         }
-        let pkcs7 = self.to_be_signed.finish(certificates, public.scheme(), signature);
+        let mut pkcs7 = self.to_be_signed.finish(certificates, public.scheme(), signature);
+        if let Some(how) = &options.timestamp {
+            pkcs7 = stamp(&pkcs7, how)?;
+        }
         self.write(source, pkcs7, out)
     }
 
@@ -163,10 +212,13 @@ impl Prepared {
             Some(primary) => add_unsigned(primary, oid::SPC_NESTED_SIGNATURE, &pkcs7)?,
             None => pkcs7,
         };
-        let too_large = || SignError::TooLarge("the certificate table".to_owned());
-        let table = Table::encode(&pkcs7).ok_or_else(too_large)?;
+        let table = encode_table(&pkcs7)?;
         write_file(source, &self.layout, self.padding, &self.scanned, Some(&table), out)
     }
+}
+
+fn encode_table(pkcs7: &[u8]) -> Result<Vec<u8>, SignError> {
+    Table::encode(pkcs7).ok_or_else(|| SignError::TooLarge("the certificate table".to_owned()))
 }
 
 /// Writes the hashed part of the file with padding, the table, and headers that fit them.
@@ -196,7 +248,7 @@ fn write_file<S: Source + ?Sized>(
     debug_assert_eq!(sum.len() as u64, CHECKSUM_SIZE);
 
     let mut position = 0;
-    scan(source, layout, padding, &[], None, |chunk| {
+    let again = scan(source, layout, padding, &[], None, |chunk| {
         let end = position + chunk.len() as u64;
         let mut from = position;
         for (start, bytes) in patches {
@@ -211,6 +263,9 @@ fn write_file<S: Source + ?Sized>(
         position = end;
         Ok(())
     })?;
+    if again.sum != scanned.sum {
+        return Err(std::io::Error::other("the file changed while it was read").into());
+    }
     out.write_all(table)?;
     Ok(())
 }

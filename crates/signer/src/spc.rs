@@ -37,7 +37,7 @@ impl<'a> IndirectData<'a> {
         image.end("SpcPeImageData")?;
         let mut info = outer.sequence("the digest of the file")?;
         outer.end("SpcIndirectDataContent")?;
-        let (algorithm, _) = info.algorithm("the digest algorithm")?;
+        let algorithm = info.plain_algorithm("the digest algorithm")?;
         let digest = info.take(tag::OCTET_STRING, "the digest")?;
         info.end("the digest of the file")?;
         let algorithm = digest_of(algorithm, Place::IndirectData, "the digest of the file")?;

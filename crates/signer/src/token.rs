@@ -34,7 +34,7 @@ impl<'a> TokenInfo<'a> {
         }
         info.oid("the policy")?;
         let mut imprint = info.sequence("the message imprint")?;
-        let (algorithm, _) = imprint.algorithm("the imprint's digest algorithm")?;
+        let algorithm = imprint.plain_algorithm("the imprint's digest algorithm")?;
         let hash = imprint.take(tag::OCTET_STRING, "the imprint")?;
         imprint.end("the message imprint")?;
         info.take(tag::INTEGER, "the serial number")?;

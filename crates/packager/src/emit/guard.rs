@@ -53,7 +53,7 @@ pub(crate) fn ranges(input: &Input<'_>, parts: &Parts) -> Result<Vec<Guarded>> {
 }
 
 /// True if the object has in memory what the file says, apart from base relocations.
-fn is_constant(old: &Program, id: ObjectId, changing: &BTreeSet<u32>) -> bool {
+pub(crate) fn is_constant(old: &Program, id: ObjectId, changing: &BTreeSet<u32>) -> bool {
     let object = &old.objects[id.index()];
     let fixed = matches!(
         object.kind,
@@ -71,7 +71,7 @@ fn is_constant(old: &Program, id: ObjectId, changing: &BTreeSet<u32>) -> bool {
 }
 
 /// Addresses of read-only fields that the loader or the runtime fills at start.
-fn changing(old: &Program) -> BTreeSet<u32> {
+pub(crate) fn changing(old: &Program) -> BTreeSet<u32> {
     let image = &old.image;
     let mut out = BTreeSet::new();
     for field in FILLED {

@@ -43,6 +43,7 @@ pub(crate) struct Layout {
     pub(crate) pieces: Vec<u32>,
     pub(crate) thunks: u32,
     pub(crate) slots: u32,
+    pub(crate) literals: Vec<u32>,
     pub(crate) load_config: u32,
     pub(crate) guard_table: u32,
     pub(crate) hot_patch: u32,
@@ -70,6 +71,7 @@ impl Layout {
             Goal::Import(i) => i64::from(self.imports[i]),
             Goal::Slot(i) => i64::from(self.slots) + i as i64 * i64::from(SLOT),
             Goal::Thunk(i) => i64::from(self.thunks) + i as i64 * i64::from(THUNK),
+            Goal::Literal(i) => i64::from(self.literals[i]),
             Goal::PatchBase => 0,
             Goal::Base(_) => return None,
         })
@@ -97,8 +99,12 @@ impl Cursor {
 pub(crate) fn place(input: &Input<'_>, parts: &Parts) -> Result<Layout> {
     // Sizes are asked for before positions are known; until then everything is far from 0, as negative addends need.
     let far = 1u32 << 30;
-    let mut layout =
-        Layout { pieces: vec![far; parts.pieces.len()], imports: vec![far; parts.imports.len()], ..Layout::default() };
+    let mut layout = Layout {
+        pieces: vec![far; parts.pieces.len()],
+        imports: vec![far; parts.imports.len()],
+        literals: vec![far; parts.literals.len()],
+        ..Layout::default()
+    };
     let base = &input.old.image;
     layout.image_base = (base.image_base + u64::from(base.size_of_image)).next_multiple_of(0x10000);
 
@@ -115,6 +121,9 @@ pub(crate) fn place(input: &Input<'_>, parts: &Parts) -> Result<Layout> {
     place_data(parts, &mut layout, &mut cursor, |kind| kind == PieceKind::Constant);
     place_data(parts, &mut layout, &mut cursor, |kind| kind == PieceKind::Unwind);
     layout.slots = cursor.take(8, 0, SLOT * parts.slots.len() as u32);
+    for (literal, at) in parts.literals.iter().zip(&mut layout.literals) {
+        *at = cursor.take((literal.len() as u32).next_power_of_two().clamp(1, 64), 0, literal.len() as u32);
+    }
     layout.load_config = cursor.take(16, 0, super::pe::LOAD_CONFIG_SIZE);
     layout.guard_table = cursor.take(4, 0, 4 * parts.call_targets.len() as u32);
     let table = tables::info(input, parts, &layout)?.to_bytes()?;
@@ -157,9 +166,9 @@ fn place_data(parts: &Parts, layout: &mut Layout, cursor: &mut Cursor, wanted: i
     for (i, group) in parts.groups.iter().enumerate() {
         group.iter().for_each(|id| group_of[*id] = Some(i));
     }
-    for id in 0..parts.pieces.len() {
-        let members: &[PieceId] = match group_of[id] {
-            Some(group) => &parts.groups[group],
+    for (id, group) in group_of.iter().enumerate() {
+        let members: &[PieceId] = match group {
+            Some(group) => &parts.groups[*group],
             None => &[id],
         };
         if members[0] != id || !wanted(section_kind(parts, members)) {

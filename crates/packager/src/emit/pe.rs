@@ -122,7 +122,7 @@ fn text(bytes: &mut Vec<u8>, name: &str) -> Result<()> {
     }
     bytes.extend_from_slice(name.as_bytes());
     bytes.push(0);
-    if bytes.len() % 2 != 0 {
+    if !bytes.len().is_multiple_of(2) {
         bytes.push(0);
     }
     Ok(())
@@ -155,7 +155,7 @@ pub(crate) fn relocations(sites: &[u32]) -> Vec<u8> {
         for site in block {
             out.extend_from_slice(&(0xA000 | (site % PAGE) as u16).to_le_bytes());
         }
-        if block.len() % 2 != 0 {
+        if !block.len().is_multiple_of(2) {
             out.extend_from_slice(&[0, 0]);
         }
     }

@@ -76,6 +76,8 @@ pub(crate) enum Goal {
     Slot(usize),
     /// A `jmp [rip+slot]` of the patch.
     Thunk(usize),
+    /// A copy of constant bytes.
+    Literal(usize),
     /// The patch's image base.
     PatchBase,
 }
@@ -122,6 +124,8 @@ pub(crate) struct Parts {
     pub(crate) slots: Vec<Slot>,
     /// Index of the slot that each thunk jumps through.
     pub(crate) thunks: Vec<usize>,
+    /// Copies of constants of the base that code reads.
+    pub(crate) literals: Vec<Vec<u8>>,
     pub(crate) imports: Vec<ImportId>,
     pub(crate) runtime_functions: Vec<RuntimeFunction>,
     /// Entities of the base that the patch reaches, and whether its address is taken (or it is only called).

@@ -154,6 +154,9 @@ pub(crate) fn assemble(input: &Input<'_>, parts: &Parts, layout: &Layout) -> Res
         put(&mut text, (at - layout.text.rva) as usize, &x64::JUMP_THROUGH)?;
         put(&mut text, (at - layout.text.rva) as usize + 2, &(target.wrapping_sub(at + 6)).to_le_bytes())?;
     }
+    for (literal, at) in parts.literals.iter().zip(&layout.literals) {
+        put(&mut rdata, (at - layout.rdata.rva) as usize, literal)?;
+    }
     let config = pe::load_config(input, parts, layout);
     put(&mut rdata, (layout.load_config - layout.rdata.rva) as usize, &config)?;
     let mut targets = parts.call_targets.iter().map(|f| entry(input, parts, layout, *f)).collect::<Result<Vec<_>>>()?;

@@ -7,7 +7,7 @@ use hotgraft_packager::{Error, Reach, emit};
 use hotgraft_program::{Form, ObjectKind};
 
 /// `changed` uses something of every kind; the new image is shifted so that nothing lies where it was.
-fn sides() -> (Side, Side) {
+pub fn sides() -> (Side, Side) {
     let mut old = Side::new();
     old.import("kernel32.dll", "Sleep");
     old.function("other", 3);

@@ -2,7 +2,7 @@
 
 use super::names::Names;
 use super::{Conflict, Found, Table};
-use crate::code::{self, CodeFacts, CodeSpanKind, Context};
+use crate::code::{self, Access, CodeFacts, CodeSpanKind, Context};
 use crate::entity::FunctionId;
 use crate::function::{CodeRange, EntryKind, Evidence, Function, Linkage, Problem, RangeKind};
 use crate::image::{ExportTarget, Image};
@@ -432,7 +432,13 @@ impl Finder<'_> {
         }
         self.told_tables(&mut functions, &mut tables);
         tables.sort_by_key(|t| (t.rva, t.jump.is_none(), t.function, t.jump));
-        Found { functions, facts: all_facts, tables }
+        let mut accesses: Vec<Access> = all_facts
+            .par_iter()
+            .flat_map_iter(|facts: &Vec<CodeFacts>| facts.iter().flat_map(|f| code::accesses(self.image, f)))
+            .collect();
+        accesses.par_sort_unstable();
+        accesses.dedup();
+        Found { functions, facts: all_facts, tables, accesses }
     }
 
     /// Jump tables and lookup tables of one function. Where code does not prove the number of entries, the compiler's

@@ -55,7 +55,12 @@ pub fn analyse_function(image: &Image, ranges: &[CodeRange], context: &Context<'
         rounds += 1;
         let mut descent = Descent::new(image, ranges, &barriers);
         descent.edges.clone_from(&edges);
-        descent.run([entry].into_iter().chain(pads.iter().copied()).chain(weak.iter().copied()));
+        // What is certain comes first, so that a guess never claims its bytes. A range may start with a table: chained
+        // unwind data can cover the table alone.
+        descent.run([entry]);
+        descent.run(pads.iter().copied());
+        let is_table = |rva: &u32| barriers.iter().any(|(start, end)| (start..end).contains(&rva));
+        descent.run(weak.iter().copied().filter(|w| !is_table(w)));
         descent.sort();
         let roots = Roots { entry, pads: &pads, weak: &weak };
         let findings = flow::solve(image, &descent, &roots, context);

@@ -280,7 +280,16 @@ impl Handler<'_> {
             }
             "__CxxFrameHandler" | "__CxxFrameHandler2" | "__CxxFrameHandler3" => {
                 self.info.handler_data = HandlerData::CxxFrameHandler3;
-                self.func_info(data)
+                self.func_info(data, cxx::read3)
+            }
+            "__CxxFrameHandler4" => {
+                self.info.handler_data = HandlerData::CxxFrameHandler4;
+                self.func_info(data, cxx::read4)
+            }
+            "__GSHandlerCheck_EH4" => {
+                let end = self.func_info(data, cxx::read4)?;
+                self.info.handler_data = HandlerData::GsCheck;
+                self.gs_data(end)
             }
             "__GSHandlerCheck" => {
                 self.info.handler_data = HandlerData::GsCheck;
@@ -292,7 +301,7 @@ impl Handler<'_> {
                 self.gs_data(end)
             }
             "__GSHandlerCheck_EH" => {
-                let end = self.func_info(data)?;
+                let end = self.func_info(data, cxx::read3)?;
                 self.info.handler_data = HandlerData::GsCheck;
                 self.gs_data(end)
             }
@@ -330,11 +339,11 @@ impl Handler<'_> {
     }
 
     /// Address of FuncInfo, and the graph there.
-    fn func_info(&mut self, data: u32) -> Read<u32> {
+    fn func_info(&mut self, data: u32, read: fn(&Image, u32) -> Read<cxx::Graph>) -> Read<u32> {
         let mut c = Cursor::new(self.image, data)?;
         let rva = c.image_relative(&mut self.references)?;
         if !self.graphs.contains_key(&rva) {
-            let mut graph = cxx::read3(self.image, rva)?;
+            let mut graph = read(self.image, rva)?;
             self.objects.append(&mut graph.objects);
             self.references.append(&mut graph.references);
             self.graphs.insert(rva, graph);

@@ -2,6 +2,7 @@
 
 use super::tag;
 use crate::fault::{Checked, Fault, Place};
+use crate::oid;
 use crate::time::UnixTime;
 use const_oid::ObjectIdentifier;
 
@@ -30,11 +31,6 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(crate) fn new(bytes: &'a [u8], place: Place) -> Reader<'a> {
         Reader { bytes, at: 0, place }
-    }
-
-    /// A reader whose offsets count from `at`.
-    pub(crate) fn new_at(bytes: &'a [u8], at: usize, place: Place) -> Reader<'a> {
-        Reader { bytes, at, place }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -99,6 +95,17 @@ impl<'a> Reader<'a> {
             inner.end(what)?;
         }
         Ok((oid, parameters))
+    }
+
+    /// An AlgorithmIdentifier of a digest or a signature, whose parameters are absent or NULL. Those of RSA-PSS and of EC
+    /// keys are passed over: the first is refused by whoever asked, the second says what the key says.
+    pub(crate) fn plain_algorithm(&mut self, what: &str) -> Checked<ObjectIdentifier> {
+        let at = self.clone();
+        let (id, parameters) = self.algorithm(what)?;
+        if !matches!(parameters, [] | [tag::NULL, 0]) && ![oid::RSA_PSS, oid::EC_PUBLIC_KEY].contains(&id) {
+            return Err(at.fault(format!("{what} without parameters")));
+        }
+        Ok(id)
     }
 
     /// A non-negative INTEGER that fits 32 bits.

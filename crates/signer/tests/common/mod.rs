@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod der;
+pub mod forge;
 pub mod pe;
 pub mod pki;
 pub mod tools;
