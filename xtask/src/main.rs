@@ -1,5 +1,6 @@
 //! Everything a developer or CI runs: `cargo xtask TASK`.
 
+mod bench;
 mod ci;
 mod command;
 mod corpus;
@@ -36,6 +37,8 @@ enum Task {
     Test,
     /// A patch for each real security fix of some Debian packages, held against the source.
     Corpus(corpus::Options),
+    /// What the stages cost, as a multiple of decoding every instruction once.
+    Bench(bench::Options),
     /// What CI runs: the tests, the dependencies' licences and sources, the documentation.
     Ci,
     /// Install what the tasks need, or name it.
@@ -75,6 +78,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo => demo::run(&demo::Options::default()),
         Task::Test => test::run(),
         Task::Corpus(options) => corpus::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Ci => ci::run(),
         Task::Setup => ci::setup(),
         Task::Dist => dist::run(),

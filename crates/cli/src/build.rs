@@ -74,7 +74,7 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
     if let Some(key) = &args.explain {
         let page = hotgraft_packager::rules::explain(key)
             .ok_or_else(|| Stop::failed(format!("no rule has the key {key}"), "keys are printed in the reports of `hotgraft build`"))?;
-        output::print_text(&page)?;
+        output::print_text(&rule_page(page))?;
         return Ok(Exit::Done);
     }
     let started = Instant::now();
@@ -152,6 +152,18 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
     report.seconds = started.elapsed().as_secs_f64();
     finish(args, &report, &verdict, &old)?;
     Ok(exit)
+}
+
+/// The page of `--explain`.
+fn rule_page(rule: &hotgraft_packager::rules::Rule) -> String {
+    let outcomes: Vec<String> = rule.outcomes.iter().map(|o| format!("{o:?}").to_lowercase()).collect();
+    let head = rule.head.map(|h| format!(" ({})", h.title())).unwrap_or_default();
+    let mut out = format!("{}{head}\n  outcome  {}\n  why      {}\n", rule.key, outcomes.join(", "), rule.why);
+    if !rule.todo.is_empty() {
+        let _ = writeln!(out, "  to do    {}", rule.todo);
+    }
+    let _ = writeln!(out, "  covers   {} of the taxonomy of changes", rule.rows.join(", "));
+    out
 }
 
 fn describe(path: &Path, bytes: &[u8]) -> Result<PatchReport> {

@@ -132,7 +132,7 @@ fn coverage(program: &Program) -> (Value, String) {
     let mut out = String::from("section          bytes      code    object   padding   unknown  explained\n");
     for s in &sections {
         let total = s.code + s.object + s.padding + s.unknown;
-        let share = if total == 0 { 100.0 } else { 100.0 * f64::from(total - s.unknown) / f64::from(total) };
+        let share = if total == 0 { 100.0 } else { 100.0 * (total - s.unknown) as f64 / total as f64 };
         let _ = writeln!(out, "{:<12} {total:9} {:9} {:9} {:9} {:9}  {share:7.3} %", s.section, s.code, s.object, s.padding, s.unknown);
         for (rva, size) in &s.unknown_ranges {
             let _ = writeln!(out, "    unknown {rva:#x}, {size} bytes");

@@ -55,7 +55,7 @@ pub(crate) struct Context {
     pub(crate) home: Option<(FunctionId, FunctionId)>,
     /// Whose references these are.
     pub(crate) owner: Node,
-    /// True if an address just behind the home function means its end (unwind data).
+    /// True if an address just behind the home function means its end (unwind data, jump tables).
     pub(crate) end_of_home: bool,
 }
 
@@ -171,8 +171,10 @@ impl Judge<'_, '_> {
     ) -> Result<(), Apart> {
         let m = self.m;
         let (old, new) = (m.old.program, m.new.program);
+        // Where control cannot get (the default of a switch that has none), compilers let it fall off the end.
+        let unexplained = matches!(x.target.entity, Entity::Unknown) || matches!(y.target.entity, Entity::Unknown);
         if let Some((f, g)) = context.home
-            && context.end_of_home
+            && (context.end_of_home || x.form == Form::Branch && unexplained)
             && same_place_or_end(&old.functions[f.index()], x.rva, &new.functions[g.index()], y.rva)
         {
             return Ok(());
@@ -360,7 +362,7 @@ pub(crate) fn object_context(m: &Matches<'_>, a: ObjectId, b: ObjectId) -> Conte
         (ObjectKind::JumpTable(f), ObjectKind::JumpTable(g)) if m.functions.are(f, g) => Some((f, g)),
         _ => None,
     };
-    Context { home, owner: Node::Object(a, b), end_of_home: false }
+    Context { home, owner: Node::Object(a, b), end_of_home: true }
 }
 
 /// Bytes to compare, or `None` if the sizes say that the objects differ.

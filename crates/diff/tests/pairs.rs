@@ -321,6 +321,8 @@ fn a_jump_table() {
         )
     };
     assert_eq!(diff(&image(9), &relaid(image(9))), ["const_40000 Added"]);
+    // An entry that cannot be reached leads to the end of the function, whatever comes there.
+    assert_eq!(diff(&image(28), &relaid(image(28))), ["const_40000 Added"]);
     let found = diff(&image(9), &image(10));
     assert_eq!(found, ["sw Changed function.jump_table.changed", "jump_table_40000 Changed object.pointer.changed"]);
 }

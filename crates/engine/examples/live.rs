@@ -32,11 +32,7 @@ mod live {
     }
 
     fn options() -> ApplyOptions<'static> {
-        ApplyOptions {
-            trust: Trust::trial(),
-            time_limit: Duration::from_millis(500),
-            hook: &hook,
-        }
+        ApplyOptions { trust: Trust::trial(), time_limit: Duration::from_millis(500), hook: &hook }
     }
 
     pub fn main() -> ExitCode {

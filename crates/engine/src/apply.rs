@@ -46,10 +46,12 @@ pub enum Phase {
     CheckSites,
     /// The writes.
     Commit,
+    /// The threads run again. The change is made by then: stopping here has no effect.
+    Resume,
 }
 
 impl Phase {
-    /// All phases, in order.
+    /// All phases before which stopping changes nothing, in order.
     pub const ALL: [Phase; 14] = [
         Phase::CheckPolicy,
         Phase::CheckIdentity,
@@ -84,6 +86,7 @@ impl Phase {
             Phase::CheckThreads => "check-threads",
             Phase::CheckSites => "check-sites",
             Phase::Commit => "commit",
+            Phase::Resume => "resume",
         }
     }
 

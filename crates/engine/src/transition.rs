@@ -185,6 +185,7 @@ impl Transition<'_> {
                 self.check_sites(suspended.space)?;
                 Phase::Commit.ask(hook)?;
                 suspended.space.commit(&writes)?;
+                hook(Phase::Resume);
                 // From here on the patch is active: a failure to resume is reported, but undoes nothing.
                 suspended.resume()?;
                 return Ok(Pause { pause: stopped.elapsed(), attempts });

@@ -14,11 +14,7 @@ use support::*;
 const AT: u64 = 0x7ff6_1234_0000;
 
 fn trial() -> ApplyOptions<'static> {
-    ApplyOptions {
-        trust: Trust::trial(),
-        time_limit: Duration::from_millis(20),
-        ..ApplyOptions::default()
-    }
+    ApplyOptions { trust: Trust::trial(), time_limit: Duration::from_millis(20), ..ApplyOptions::default() }
 }
 
 fn quick() -> RollbackOptions<'static> {

@@ -12,16 +12,19 @@ use crate::access::{Access, access};
 use crate::closure::{Closure, Place};
 use crate::context::{Context, finding, object_label};
 use crate::plan::{Destination, PlannedReference};
-use crate::uses::User;
+use crate::uses::{Use, User};
 use crate::verdict::{Finding, Outcome};
 use hotgraft_diff::comparison::{Match, Rung, Status};
-use hotgraft_program::{Entity, Form, FunctionId, ObjectId, ObjectKind, RangeKind, Reference, Target};
+use hotgraft_program::{Entity, Extent, Form, FunctionId, Object, ObjectId, ObjectKind, RangeKind, Reference, Target};
 
 /// A `Referrer` match below this score is not evidence enough for a variable or a changed function.
 pub const REFERRER_SCORE: f32 = 0.9;
 
 /// A structural match below this score is not evidence enough for a changed function.
 pub const STRUCTURE_SCORE: f32 = 0.95;
+
+/// Bytes before an object that an address may lie when its index does not start at 0: one large element.
+const BIAS: u32 = 64;
 
 /// What resolving found.
 #[derive(Debug, Default)]
@@ -262,44 +265,70 @@ impl<'a, 'c> Resolver<'a, 'c> {
     fn object(&self, r: &Reference, user: User, id: ObjectId) -> Result<Destination, Doubt> {
         let ctx = self.ctx;
         let object = &ctx.new.objects[id.index()];
-        let addend = r.target.addend;
-        let here = self.at(r, id, addend)?;
-        let size = i64::from(object.size);
-        if addend > 0 && addend < size {
+        let here = self.at(r, id, r.target.addend)?;
+        if !has_an_end(object.kind) {
             return Ok(here);
         }
-        // The other thing that the same address can stand for.
-        let (other, other_addend) = if addend == 0 {
-            let Some(before) = id.index().checked_sub(1).map(ObjectId::from) else { return Ok(here) };
-            if ctx.new.objects[before.index()].end() != object.rva {
-                return Ok(here);
+        for (other, addend) in self.other_readings(r, user, id) {
+            if let Ok(there) = self.at(r, other, addend)
+                && self.same_place(here, there)
+            {
+                continue;
             }
-            (before, i64::from(ctx.new.objects[before.index()].size))
-        } else {
-            match ctx.new.object_at(r.rva) {
-                Some(at) if at != id => (at, i64::from(r.rva - ctx.new.objects[at.index()].rva)),
-                _ if addend == size => return Ok(here),
-                _ => return Err(self.ambiguous(r, id, id)),
+            if self.may_copy(id) && self.may_copy(other) {
+                return Err(Doubt::Join(id.min(other), id.max(other)));
             }
-        };
-        if !has_an_end(ctx.new.objects[other.index()].kind) || !has_an_end(object.kind) {
-            return Ok(here);
+            return Err(self.ambiguous(r, id, other));
         }
-        if addend == 0 && matches!(user, User::Function(_)) && access(ctx.new, r.site) == Access::Direct {
-            return Ok(here);
+        Ok(here)
+    }
+
+    /// The other things that an address in, at the start of, or just behind `id` can stand for, as far as the user can
+    /// mean them: an object and the offset from its start.
+    fn other_readings(&self, r: &Reference, user: User, id: ObjectId) -> Vec<(ObjectId, i64)> {
+        let new = self.ctx.new;
+        let object = &new.objects[id.index()];
+        let (addend, size) = (r.target.addend, i64::from(object.size));
+        let mut out = Vec::new();
+        // What is read or written lies where its address says.
+        if matches!(user, User::Function(_)) && access(new, r.site) == Access::Direct && (0..size).contains(&addend) {
+            return out;
         }
-        if !self.refers_to(user, other) {
-            return Ok(here);
-        }
-        if let Ok(there) = self.at(r, other, other_addend)
-            && self.same_place(here, there)
+        let ends = |id: ObjectId| has_an_end(new.objects[id.index()].kind);
+        // The end of what stands before it.
+        if addend == 0
+            && let Some(before) = id.index().checked_sub(1).map(ObjectId::from)
+            && new.objects[before.index()].end() == object.rva
+            && ends(before)
+            && self.refers_to(user, before, None)
         {
-            return Ok(here);
+            out.push((before, i64::from(new.objects[before.index()].size)));
         }
-        if self.may_copy(id) && self.may_copy(other) {
-            return Err(Doubt::Join(id.min(other), id.max(other)));
+        // A place in something else that an out-of-range offset leads to.
+        if !(0..=size).contains(&addend)
+            && let Some(at) = new.object_at(r.rva)
+            && at != id
+            && self.refers_to(user, at, None)
+        {
+            out.push((at, i64::from(r.rva - new.objects[at.index()].rva)));
         }
-        Err(self.ambiguous(r, id, other))
+        // A place before what follows: an array whose index does not start at 0.
+        let after = ObjectId::from(id.index() + 1);
+        if let Some(next) = new.objects.get(after.index())
+            && ends(after)
+            && next.writable == object.writable
+            && next.rva.checked_sub(r.rva).is_some_and(|bias| bias <= BIAS)
+            && !self.refers_to(user, id, Some(r))
+            && (self.refers_to(user, after, None) || is_artefact(object) && self.has_no_other_user(id, user))
+        {
+            out.push((after, i64::from(r.rva) - i64::from(next.rva)));
+        }
+        out
+    }
+
+    /// True if nothing but this user refers to the object.
+    fn has_no_other_user(&self, id: ObjectId, user: User) -> bool {
+        self.ctx.new_uses.of_object(id).iter().all(|u| u.user == user)
     }
 
     fn ambiguous(&self, r: &Reference, id: ObjectId, other: ObjectId) -> Doubt {
@@ -343,10 +372,11 @@ impl<'a, 'c> Resolver<'a, 'c> {
             }
     }
 
-    /// True if the user, or its old counterpart, holds any address that leads into the object.
-    fn refers_to(&self, user: User, id: ObjectId) -> bool {
+    /// True if the user, or its old counterpart, holds any address that leads into the object, beside `but`.
+    fn refers_to(&self, user: User, id: ObjectId, but: Option<&Reference>) -> bool {
         let ctx = self.ctx;
-        if ctx.new_uses.of_object(id).iter().any(|u| u.user == user) {
+        let other = |u: &Use| but.is_none_or(|but| ctx.new.references[u.reference as usize].site != but.site);
+        if ctx.new_uses.of_object(id).iter().any(|u| u.user == user && other(u)) {
             return true;
         }
         let Some(old) = ctx.cmp.old_object(id) else { return false };
@@ -378,13 +408,13 @@ impl<'a, 'c> Resolver<'a, 'c> {
         if let Some(before) = i.checked_sub(1).map(ObjectId::from)
             && ctx.new.objects[before.index()].end() == r.rva
             && has_an_end(ctx.new.objects[before.index()].kind)
-            && self.refers_to(user, before)
+            && self.refers_to(user, before, None)
         {
             let size = i64::from(ctx.new.objects[before.index()].size);
             let here = self.at(r, before, size)?;
             // It could be a place before the next object, too.
             let after = ObjectId::from(i);
-            if i >= ctx.new.objects.len() || !self.refers_to(user, after) {
+            if i >= ctx.new.objects.len() || !self.refers_to(user, after, None) {
                 return Ok(here);
             }
             let there = self.at(r, after, i64::from(r.rva) - i64::from(ctx.new.objects[i].rva))?;
@@ -420,6 +450,11 @@ fn has_an_end(kind: ObjectKind) -> bool {
             | ObjectKind::PseudoRelocations
             | ObjectKind::TlsTemplate
     )
+}
+
+/// True if the object may exist for no other reason than that an address was seen to lead there.
+fn is_artefact(object: &Object) -> bool {
+    object.kind == ObjectKind::Data && object.name.is_none() && object.decorated.is_none() && object.extent == Extent::Boundary
 }
 
 /// True if a match is good enough to use a variable of the base.

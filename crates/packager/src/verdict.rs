@@ -6,7 +6,7 @@ use crate::rules;
 use hotgraft_diff::comparison::{Comparison, Status};
 use hotgraft_program::Program;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a rule says of one difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -149,21 +149,19 @@ fn rank(outcome: Outcome) -> u8 {
     }
 }
 
-/// Makes every difference of the comparison the business of exactly one finding: the gravest of those that speak of it.
-/// A difference that none speaks of is a refusal.
+/// Makes every difference of the comparison the business of exactly one finding: the gravest of those that speak of it,
+/// unless a finding has claimed it. A difference that none speaks of is a refusal.
 fn account(ctx: &Context, findings: &mut Vec<Finding>) {
+    let claimed: BTreeSet<Difference> = findings.iter().flat_map(|f| f.covers.iter().copied()).collect();
     let mut best: BTreeMap<Difference, usize> = BTreeMap::new();
     for (i, f) in findings.iter().enumerate() {
         let Some(about) = f.about else { continue };
-        best.entry(about)
-            .and_modify(|b| {
-                if rank(f.outcome) < rank(findings[*b].outcome) {
-                    *b = i
-                }
-            })
-            .or_insert(i);
+        best.entry(about).and_modify(|b| if rank(f.outcome) < rank(findings[*b].outcome) { *b = i }).or_insert(i);
     }
     for difference in differences(ctx.cmp) {
+        if claimed.contains(&difference) {
+            continue;
+        }
         match best.get(&difference) {
             Some(&i) => findings[i].covers.push(difference),
             None => {

@@ -262,3 +262,6 @@ pub struct CodeFacts {
     /// Whatever could not be understood, by RVA.
     pub problems: Vec<Problem>,
 }
+
+#[cfg(test)]
+mod tests;

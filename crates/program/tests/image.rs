@@ -291,34 +291,71 @@ fn filler_that_something_points_into_is_not_padding() {
     assert_ne!(at(0x1008), Some(SpanKind::Padding));
 }
 
-#[test]
-fn text_numbers_and_end_pointers() {
-    let mut pe = Pe::new();
-    // lea rax, [text]; lea rax, [number]; mov eax, [number + 4]; ret
+/// Code that does one thing to each address: `lea rax`, or reads 4, 8 or 16 bytes of it.
+fn code_for(uses: &[(u32, u32)]) -> Vec<u8> {
     let mut code = Vec::new();
-    for (opcode, target) in
-        [([0x48, 0x8d, 0x05].as_slice(), 0x2000_u32), (&[0x48, 0x8d, 0x05], 0x2010), (&[0x8b, 0x05], 0x2018)]
-    {
+    for &(target, size) in uses {
+        let opcode: &[u8] = match size {
+            0 => &[0x48, 0x8d, 0x05],
+            4 => &[0x8b, 0x05],
+            8 => &[0x48, 0x8b, 0x05],
+            16 => &[0x0f, 0x28, 0x05],
+            _ => unreachable!("no instruction for {size} bytes"),
+        };
         code.extend_from_slice(opcode);
         let end = 0x1000 + code.len() as u32 + 4;
         code.extend_from_slice(&target.wrapping_sub(end).to_le_bytes());
     }
     code.push(0xc3);
+    code
+}
+
+fn data(uses: &[(u32, u32)], bytes: &[u8]) -> Program {
+    let mut pe = Pe::new();
     pe.entry_point = 0x1000;
-    pe.section(".text", CODE, &code);
+    pe.section(".text", CODE, &code_for(uses));
+    pe.section(".rdata", RDATA, bytes);
+    load(&pe.build())
+}
+
+/// (offset, size, kind) of all objects of `.rdata`.
+fn objects(p: &Program) -> Vec<(u32, u32, ObjectKind)> {
+    p.objects.iter().map(|o| (o.rva - 0x2000, o.size, o.kind)).collect()
+}
+
+#[test]
+fn text_numbers_and_end_pointers() {
     let mut d = vec![0; 0x20];
     d[..6].copy_from_slice(b"hello\0");
     put32(&mut d, 0x10, 65);
     put32(&mut d, 0x18, 0x1234);
-    pe.section(".rdata", RDATA, &d);
-    let p = load(&pe.build());
-    let object = |rva| p.object_at(rva).map(|id| &p.objects[id.index()]).expect("an object");
-    assert_eq!((object(0x2000).kind, object(0x2000).size), (ObjectKind::String, 6));
-    assert_eq!((object(0x2010).kind, object(0x2010).size), (ObjectKind::Data, 8));
-    assert_eq!(object(0x2018).size, 8);
+    let p = data(&[(0x2000, 0), (0x2010, 4), (0x2018, 4)], &d);
+    use ObjectKind::{Data, String};
+    assert_eq!(objects(&p), [(0, 6, String), (0x10, 8, Data), (0x18, 8, Data)]);
     let end = p.resolve(0x2006);
     assert_eq!(end, hotgraft_program::Target { entity: Entity::Object(p.object_at(0x2000).expect("text")), addend: 6 });
     assert_eq!(p.rva_of(end), 0x2006);
     assert_eq!(p.resolve(0x2008).entity, Entity::Unknown);
     assert!(p.references.iter().all(|r| r.target.entity != Entity::Unknown));
+}
+
+#[test]
+fn what_code_reads_as_one_is_one_object() {
+    use ObjectKind::{Data, String};
+    let mut d = vec![0; 0x20];
+    d[..5].copy_from_slice(b"abcd\0");
+    d[8..16].fill(0x11);
+    // Eight bytes are read where the text has five.
+    assert_eq!(objects(&data(&[(0x2000, 8), (0x2008, 8)], &d))[0], (0, 8, Data));
+    assert_eq!(objects(&data(&[(0x2000, 0), (0x2008, 8)], &d))[0], (0, 5, String));
+    // The upper half of sixteen bytes is read alone too.
+    assert_eq!(objects(&data(&[(0x2000, 16), (0x2008, 8)], &d)), [(0, 32, Data)]);
+    // More zeros than alignment needs belong to a longer array.
+    let mut long = vec![0; 0x40];
+    long[..5].copy_from_slice(b"abcd\0");
+    long[0x20..].fill(0x22);
+    assert_eq!(objects(&data(&[(0x2000, 0), (0x2020, 0)], &long))[0], (0, 0x20, Data));
+    // A table whose address is taken reaches over the fields that are read directly.
+    let table = vec![0x33; 0x40];
+    assert_eq!(objects(&data(&[(0x2000, 0), (0x2010, 4), (0x2030, 0)], &table)), [(0, 0x30, Data), (0x30, 0x10, Data)]);
 }

@@ -78,15 +78,25 @@ fn once(
     for (name, bytes) in &case.files {
         fs::write(at.join(name), bytes)?;
     }
-    let program = wine::path(&fix.folder.join(side).join(program));
+    // Beside its DLLs and by a relative name, for some programs print the name that they were started by.
+    let mut laid_out = vec![program.to_owned()];
+    for entry in fs::read_dir(fix.folder.join(side))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".dll") {
+            laid_out.push(name);
+        }
+    }
+    for name in &laid_out {
+        fs::copy(fix.folder.join(side).join(name), at.join(name)).with_context(|| format!("cannot copy {name}"))?;
+    }
     let done = match patched {
-        None => wine.run(at, &program, &case.arguments)?,
+        None => wine.run(at, program, &case.arguments)?,
         Some((hotgraft, patches)) => {
             let mut arguments = vec!["run".to_owned(), "--quiet".to_owned(), "--allow-unsigned".to_owned()];
             for patch in patches {
                 arguments.extend(["--patch".to_owned(), wine::path(patch)]);
             }
-            arguments.extend(["--".to_owned(), program]);
+            arguments.extend(["--".to_owned(), program.to_owned()]);
             arguments.extend(case.arguments.iter().cloned());
             wine.run(at, &wine::path(hotgraft), arguments)?
         }
@@ -95,6 +105,9 @@ fn once(
     for entry in fs::read_dir(at)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
+        if laid_out.contains(&name) {
+            continue;
+        }
         files.insert(name, fs::read(entry.path()).context("cannot read an output file")?);
     }
     Ok(Seen { code: done.code, stdout: done.stdout, files })

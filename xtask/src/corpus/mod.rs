@@ -17,7 +17,7 @@ use crate::hotgraft::{self, Hotgraft, Profile};
 use crate::wine::Wine;
 use crate::{root, say, tools};
 use judge::Row;
-use step::Built;
+pub use step::Built;
 
 /// Which programs to run patched under Wine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -94,6 +94,14 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("{wrong} results are wrong");
     }
     Ok(())
+}
+
+/// All built fixes below a folder.
+///
+/// # Errors
+/// If one is malformed.
+pub fn built(from: &std::path::Path) -> Result<Vec<Built>> {
+    step::all(from, &[])
 }
 
 /// Builds the packages' pairs into the cache.

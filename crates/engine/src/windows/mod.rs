@@ -417,7 +417,9 @@ impl AddressSpace for LiveProcess {
         self.code = self
             .regions()?
             .into_iter()
-            .filter(|region| matches!(region.protection, Protection::ReadExecute | Protection::Other(0x10 | 0x40 | 0x80)))
+            .filter(|region| {
+                matches!(region.protection, Protection::ReadExecute | Protection::Other(0x10 | 0x40 | 0x80))
+            })
             .map(|region| (region.address, region.address + region.size))
             .collect();
         let states = self.states();

@@ -74,8 +74,7 @@ pub enum RunError {
 pub fn run(command: &mut Command, patches: &[PatchFile], options: &RunOptions<'_>) -> Result<RunReport, RunError> {
     let program = command.get_program().to_string_lossy().into_owned();
     sys::leave_interrupts_to_child();
-    let mut child =
-        command.creation_flags(SUSPENDED).spawn().map_err(|source| RunError::Start { program, source })?;
+    let mut child = command.creation_flags(SUSPENDED).spawn().map_err(|source| RunError::Start { program, source })?;
     let mut applied: Vec<Option<Applied>> = vec![None; patches.len()];
     let result = start(child.id(), patches, options, &mut applied);
     if let Err(error) = result {

@@ -157,13 +157,7 @@ pub(super) fn query(process: &Handle, address: u64) -> Option<Pages> {
 pub(super) fn allocate(process: &Handle, address: u64, size: u64) -> Result<u64> {
     // SAFETY: no pointers into our memory.
     let at = unsafe {
-        VirtualAllocEx(
-            process.0,
-            address as *const c_void,
-            size as usize,
-            MEM_RESERVE | MEM_COMMIT,
-            PAGE_READWRITE,
-        )
+        VirtualAllocEx(process.0, address as *const c_void, size as usize, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE)
     };
     if at.is_null() { failed("allocate", address, size) } else { Ok(at as u64) }
 }
@@ -245,8 +239,9 @@ pub(super) fn thread_block(thread: &Handle) -> Option<u64> {
     // THREAD_BASIC_INFORMATION: status, block, ids, affinity, priorities.
     let mut info = [0u64; 6];
     // SAFETY: `info` is valid for its size; class 0 is ThreadBasicInformation.
-    let status =
-        unsafe { NtQueryInformationThread(thread.0, 0, info.as_mut_ptr().cast(), size_of_val(&info) as u32, null_mut()) };
+    let status = unsafe {
+        NtQueryInformationThread(thread.0, 0, info.as_mut_ptr().cast(), size_of_val(&info) as u32, null_mut())
+    };
     (status >= 0).then_some(info[1])
 }
 
@@ -365,14 +360,6 @@ pub(super) fn wait(handles: &[&Handle], milliseconds: u32) -> Option<usize> {
     ((index as usize) < raw.len()).then_some(index as usize)
 }
 
-/// Exit code of a process that has ended.
-pub(super) fn exit_code(process: &Handle) -> Result<u32> {
-    let mut code = 0;
-    // SAFETY: `code` is a local.
-    check(unsafe { GetExitCodeProcess(process.0, &mut code) }, "read exit code", 0, 0)?;
-    Ok(code)
-}
-
 /// Give the target a handle to one of our objects; returns the value that is valid in the target.
 pub(super) fn give(process: &Handle, ours: &Handle, rights: u32) -> Result<u64> {
     let mut theirs = null_mut();
@@ -398,8 +385,7 @@ pub(super) fn give_self(process: &Handle) -> Result<u64> {
 pub(super) fn take(process: &Handle, theirs: u64, rights: u32) -> Result<Handle> {
     let mut ours = null_mut();
     // SAFETY: `ours` is a local.
-    let ok =
-        unsafe { DuplicateHandle(process.0, theirs as HANDLE, GetCurrentProcess(), &mut ours, rights, 0, 0) };
+    let ok = unsafe { DuplicateHandle(process.0, theirs as HANDLE, GetCurrentProcess(), &mut ours, rights, 0, 0) };
     check(ok, "take handle", theirs, 0)?;
     owned(ours, "take handle", theirs)
 }
@@ -408,7 +394,12 @@ pub(super) fn take(process: &Handle, theirs: u64, rights: u32) -> Result<Handle>
 pub(super) fn valid_call_targets(process: &Handle, address: u64, size: u64, offsets: &[u32]) -> Result<()> {
     type Function = unsafe extern "system" fn(HANDLE, *const c_void, usize, u32, *mut CFG_CALL_TARGET_INFO) -> BOOL;
     // SAFETY: zero-terminated names.
-    let found = unsafe { GetProcAddress(GetModuleHandleA(c"kernelbase.dll".as_ptr().cast()), c"SetProcessValidCallTargets".as_ptr().cast()) };
+    let found = unsafe {
+        GetProcAddress(
+            GetModuleHandleA(c"kernelbase.dll".as_ptr().cast()),
+            c"SetProcessValidCallTargets".as_ptr().cast(),
+        )
+    };
     let Some(found) = found else {
         return Ok(());
     };

@@ -211,6 +211,8 @@ pub struct Replacement {
     /// (offset of the 4-byte field, offset in the patch's writable data).
     pub data_fields: Vec<(usize, u32)>,
     pub quiesce: bool,
+    /// UNWIND_INFO.
+    pub unwind: Vec<u8>,
 }
 
 impl Replacement {
@@ -225,6 +227,7 @@ impl Replacement {
             import_fields: Vec::new(),
             data_fields: Vec::new(),
             quiesce: false,
+            unwind: vec![1, 0, 0, 0],
         }
     }
 }
@@ -253,6 +256,7 @@ pub const PATCH_RDATA: u32 = 0x3000;
 pub const PATCH_DATA: u32 = 0x4000;
 const PATCH_PDATA: u32 = 0x5000;
 const PATCH_HGRAFT: u32 = 0x6000;
+const PATCH_XDATA: u32 = PATCH_RDATA + 0x700;
 const PATCH_IMPORTS: u32 = PATCH_RDATA + 0x800;
 
 impl PatchSpec {
@@ -290,6 +294,7 @@ impl PatchSpec {
         let mut functions = Vec::new();
         let mut near = Vec::new();
         let mut pdata = Vec::new();
+        let mut xdata: Vec<u8> = Vec::new();
         for replacement in &self.replacements {
             text.resize(text.len().next_multiple_of(16), 0xcc);
             let rva = PATCH_TEXT + text.len() as u32;
@@ -321,9 +326,11 @@ impl PatchSpec {
                 expected: image[site as usize..(replacement.base_rva + after) as usize].to_vec(),
                 quiesce: replacement.quiesce,
             });
-            for value in [rva, rva + code.len() as u32, PATCH_RDATA + 0x7f0] {
+            for value in [rva, rva + code.len() as u32, PATCH_XDATA + xdata.len() as u32] {
                 pdata.extend_from_slice(&value.to_le_bytes());
             }
+            xdata.extend_from_slice(&replacement.unwind);
+            xdata.resize(xdata.len().next_multiple_of(4), 0);
             text.extend_from_slice(&code);
         }
         functions.sort_by_key(|function| function.base_rva);
@@ -403,10 +410,9 @@ impl PatchSpec {
         rdata[0xf0..0xf4].copy_from_slice(&(PATCH_RDATA + 0x200).to_le_bytes());
         rdata.resize(0x200, 0);
         rdata.extend_from_slice(&info.to_bytes().unwrap());
-        assert!(rdata.len() <= 0x7f0);
-        rdata.resize(0x7f0, 0);
-        // UNWIND_INFO of a leaf without prologue.
-        rdata.extend_from_slice(&[1, 0, 0, 0]);
+        assert!(rdata.len() <= 0x700 && xdata.len() <= 0x100);
+        rdata.resize(0x700, 0);
+        rdata.extend_from_slice(&xdata);
         rdata.resize(0x800, 0);
         rdata.extend_from_slice(&imports);
         let data = vec![0; 0x100];

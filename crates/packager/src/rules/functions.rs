@@ -177,7 +177,7 @@ pub fn unmovable(ctx: &Context, closure: &Closure) -> Vec<Finding> {
             out.push(finding(key, Outcome::Refuse, Some(about), subject.clone(), text, source.clone()));
         };
         for problem in &f.problems {
-            let key = explain(problem.key).map_or("code.undecodable", |rule| rule.key);
+            let key = problem_key(problem.key);
             refuse(key, &format!("{} ({}, at {:#x} of the new image)", problem.text, problem.key, problem.rva));
         }
         for table in f.jump_tables.iter().filter(|t| !t.bound_proven) {
@@ -203,6 +203,16 @@ pub fn unmovable(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         }
     }
     out
+}
+
+/// The rule for a problem that the program model names.
+fn problem_key(key: &'static str) -> &'static str {
+    match key {
+        "data.relative_table.unbounded" => "code.jump_table.unbounded",
+        "code.image_base.untracked" => "code.reference.image_relative",
+        key if key.starts_with("code.unwind.") => "code.unwind.unknown",
+        key => explain(key).map_or("code.undecodable", |rule| rule.key),
+    }
 }
 
 /// Entries that folding makes mean several functions, of which only some change.

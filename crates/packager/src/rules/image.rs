@@ -6,23 +6,36 @@ use crate::rules::types;
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{ImageChange, Status};
 use hotgraft_program::{Evidence, ObjectKind, Program};
+use std::collections::BTreeMap;
 
 /// IMAGE_DLLCHARACTERISTICS_GUARD_CF.
 const GUARD_CF: u16 = 0x4000;
 
-/// A finding for every difference of the image as a whole.
+/// More differences of one kind than this are told in one finding.
+const LISTED: usize = 32;
+
+/// Findings for all differences of the image as a whole: one for each, and one for many of a kind.
 pub fn changes(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     let layouts = types::Layouts::new(ctx, closure);
-    ctx.cmp
-        .image
-        .iter()
-        .enumerate()
-        .map(|(i, change)| {
-            let about = Some(Difference::Image(u32::try_from(i).unwrap_or(u32::MAX)));
-            let (key, outcome, text) = judge(ctx, closure, &layouts, change);
-            finding(key, outcome, about, change.subject.clone(), &text, None)
-        })
-        .collect()
+    let mut by_key: BTreeMap<(&'static str, u8), Vec<Finding>> = BTreeMap::new();
+    for (i, change) in ctx.cmp.image.iter().enumerate() {
+        let about = Difference::Image(u32::try_from(i).unwrap_or(u32::MAX));
+        let (key, outcome, text) = judge(ctx, closure, &layouts, change);
+        let mut f = finding(key, outcome, Some(about), change.subject.clone(), &text, None);
+        f.covers.push(about);
+        by_key.entry((key, outcome as u8)).or_default().push(f);
+    }
+    let mut out = Vec::new();
+    for (_, mut list) in by_key {
+        if list.len() > LISTED {
+            let rest = list.split_off(LISTED);
+            let last = &mut list[LISTED - 1];
+            last.subject = format!("{} and {} more", last.subject, rest.len());
+            last.covers.extend(rest.into_iter().flat_map(|f| f.covers));
+        }
+        out.extend(list);
+    }
+    out
 }
 
 fn judge(

@@ -3,14 +3,47 @@
 use crate::closure::Closure;
 use crate::context::{Context, finding};
 use crate::verdict::{Finding, Outcome};
-use hotgraft_program::{Function, Program};
+use hotgraft_diff::comparison::Status;
+use hotgraft_program::code::{Cfg, Context as CodeContext, analyse_function};
+use hotgraft_program::{Architecture, Function, Program};
+use petgraph::visit::EdgeRef;
 
 /// A frame that grows by fewer bytes than this is not worth a word.
 const GROWTH: u32 = 128;
 
-/// Replaced functions that a thread may never leave.
-pub fn loops(_ctx: &Context, _closure: &Closure) -> Vec<Finding> {
-    Vec::new()
+/// Replaced functions that a thread may never leave: it stays in the old code for as long.
+pub fn loops(ctx: &Context, closure: &Closure) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for &new in closure.functions.keys() {
+        let (pair, about) = ctx.function_pair(new);
+        let Some(old) = pair.old else { continue };
+        let Some(place) = endless(ctx.old, &ctx.old.functions[old.index()]) else { continue };
+        let about = (pair.status != Status::Identical).then_some(about);
+        let subject = ctx.function_subject(pair.old, pair.new);
+        let line = ctx.old.source_line(place).map(|l| format!("{}:{}", l.file, l.line));
+        let text = format!("The loop at {place:#x} of the old image has no way out.");
+        let source = line.or_else(|| ctx.function_source(pair.old, pair.new));
+        out.push(finding("runtime.loop.endless", Outcome::Condition, about, subject, &text, source));
+    }
+    out
+}
+
+/// Where a loop starts that control cannot leave but by ending the thread: none of its blocks has an edge or exit out of
+/// it, or the function is marked as never returning and has a loop at all.
+fn endless(program: &Program, f: &Function) -> Option<u32> {
+    if program.image.architecture != Architecture::X64 {
+        return None;
+    }
+    let facts = analyse_function(&program.image, &f.ranges, &CodeContext::default());
+    let cfg = Cfg::build(&program.image, &facts);
+    if let Some(&first) = cfg.endless_loops().first() {
+        return Some(first);
+    }
+    if !f.no_return {
+        return None;
+    }
+    let back = cfg.graph.edge_references().filter(|e| cfg.graph[e.target()].rva <= cfg.graph[e.source()].rva);
+    back.map(|e| cfg.graph[e.target()].rva).min()
 }
 
 /// Replaced functions that need more stack than before.

@@ -84,6 +84,41 @@ cases! {
             pair(&old, &simple(2)).spares(KEY, Decision::Patch);
         }
     }
+    runtime_loop_endless = "runtime.loop.endless" {
+        trips {
+            let mut old = simple(1);
+            old.edit.push(endless);
+            let p = pair(&old, &simple(2));
+            p.trips(KEY, Outcome::Condition);
+            assert_eq!(p.verdict().decision, Decision::Refuse);
+            assert_eq!(p.accept(KEY).verdict().decision, Decision::Conditional);
+        }
+        spares {
+            // A loop that comes with the new version is entered by later calls only.
+            let mut new = simple(2);
+            new.edit.push(endless);
+            pair(&simple(1), &new).spares(KEY, Decision::Patch);
+        }
+    }
+    runtime_frame_grows = "runtime.frame.grows" {
+        trips { pair(&framed(1, 2), &framed(2, 40)).trips(KEY, Outcome::Harmless); }
+        spares { pair(&framed(1, 2), &framed(2, 4)).spares(KEY, Decision::Patch); }
+    }
+}
+
+/// `f` allocates 8 times that many bytes of stack.
+fn framed(body: u8, words: u8) -> Side {
+    let mut s = simple(body);
+    s.f("f").unwind.push((HandlerData::None, vec![]));
+    s.edit.push(|p| {
+        // Version 1, prologue of 4 bytes, 2 slots: UWOP_ALLOC_LARGE with its size in words.
+        let at = p.unwind[0].info as usize;
+        let words = p.image.mapped[p.functions[2].rva() as usize + 1];
+        p.image.mapped[at..at + 8].copy_from_slice(&[1, 4, 2, 0, 4, 1, words, 0]);
+    });
+    s.f("f").body = words;
+    let _ = body;
+    s
 }
 
 #[test]
@@ -94,4 +129,12 @@ fn a_caller_that_has_run_for_the_last_time_does_not_help() {
         s.f("caller").with(|f| f.evidence |= Evidence::ENTRY_POINT);
     }
     pair(&old, &new).trips("entry.site.not_redirectable", Outcome::Refuse);
+}
+
+/// Code that loops for ever behind its first instructions.
+fn endless(p: &mut Program) {
+    let at = p.functions[2].ranges[0].end();
+    // The last instruction was `ret`; two bytes that jump to themselves instead.
+    p.image.mapped[at as usize - 1..at as usize + 1].copy_from_slice(&[0xEB, 0xFE]);
+    p.functions[2].ranges[0].size += 1;
 }

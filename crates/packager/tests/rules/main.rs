@@ -4,6 +4,7 @@
 mod common;
 mod data;
 mod entry;
+mod fixtures;
 mod functions;
 mod image;
 mod references;

@@ -105,7 +105,8 @@ impl Finder<'_> {
             let end = end.min(u64::from(section.rva) + u64::from(section.size)) as u32;
             out.push(Piece { rva, end, extent, kind, evidence, symbol });
         };
-        for s in self.image.sections.iter().filter(|s| s.name.starts_with(".debug_")) {
+        // DWARF; on this machine exceptions are unwound through .pdata, and nothing reads these while the image runs.
+        for s in self.image.sections.iter().filter(|s| s.name.starts_with(".debug_") || s.name == ".eh_frame") {
             add(s.rva, s.size.into(), ObjectKind::Debug, Extent::Exact, Evidence::DIRECTORY, None);
         }
         for area in &self.directories.areas {
@@ -277,9 +278,17 @@ impl Finder<'_> {
         let bytes = self.image.bytes(start, (end - start) as usize)?;
         let (kind, size) = strings::recognise(bytes, start.is_multiple_of(4))?;
         // Zeros behind the terminator are padding only if they are what the alignment of the next object needs. More
-        // of them belong to an array that is longer than its text.
+        // of them belong to an array that is longer than its text. Nothing is aligned at the end of a contribution,
+        // except by the GNU assembler, which fills up sections and writes no compiler record.
         let zeros = end - start - size;
-        let padding = zeros < 16 && (zeros == 0 || zeros < 1 << end.trailing_zeros().min(4));
+        let alignment = match self.contribution(start) {
+            Some(c) if c.rva + c.size == end => {
+                let told = c.module.is_some_and(|m| self.pdb.modules[m.index()].compiler.is_some());
+                if told { 1 } else { 16 }
+            }
+            _ => 16,
+        };
+        let padding = zeros == 0 || zeros < alignment.min(1 << end.trailing_zeros().min(4));
         (padding && self.access_end(found, start, start + size) <= start + size).then_some((kind, size))
     }
 

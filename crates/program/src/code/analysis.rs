@@ -234,7 +234,9 @@ impl Findings {
 
     fn is_absolute_entry(&self, site: u32) -> bool {
         self.jump_tables.iter().any(|t| {
-            t.form == Form::Absolute && (t.table..t.end()).contains(&site) && (site - t.table) % u32::from(t.width) == 0
+            t.form == Form::Absolute
+                && (t.table..t.end()).contains(&site)
+                && (site - t.table).is_multiple_of(u32::from(t.width))
         })
     }
 }

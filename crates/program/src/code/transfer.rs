@@ -726,7 +726,8 @@ impl<'a> Machine<'a> {
         state.places.retain(|p, _| match (p, stack) {
             (Place::Frame(f, o), Value::Frame(frame, offset)) => {
                 // The callee owns the 32 bytes of home space, and whatever it got the address of.
-                !(*f == frame && (offset..offset.saturating_add(32)).contains(o)) && !exposed.contains(&(*f, *o))
+                let home = *f == frame && (offset..offset.saturating_add(32)).contains(o);
+                !home && !exposed.contains(&(*f, *o))
             }
             (Place::Frame(f, o), _) => !exposed.contains(&(*f, *o)),
             _ => false,

@@ -155,7 +155,7 @@ fn itanium_landing_pads_and_types() {
     data.extend([8, 0, 8, 0x20, 1, 8, 8, 0, 0]);
     // Action: filter 1, no next; then filter 0 (clean-up).
     data.extend([1, 0]);
-    while (data.len()) % 4 != 0 {
+    while !data.len().is_multiple_of(4) {
         data.push(0);
     }
     let site = DATA + data.len() as u32;
