@@ -18,6 +18,7 @@ pub struct BaseIdentity {
     /// GUID and age of the RSDS record.
     pub pdb: Option<([u8; 16], u32)>,
     /// SHA-256 of the file.
+    #[serde(with = "crate::hex")]
     pub sha256: [u8; 32],
 }
 
@@ -51,6 +52,7 @@ pub struct GraftFunction {
     /// (replaced functions only). No base relocation may lie inside.
     pub site: u32,
     /// The expected bytes at `site`.
+    #[serde(with = "crate::hex::bytes")]
     pub expected: Vec<u8>,
     /// True if no stack may hold the old function when the redirect is written.
     pub quiesce: bool,
@@ -91,6 +93,7 @@ pub struct Guarded {
     pub kind: GuardedKind,
     /// SHA-256 of the bytes as in the base file mapped at its preferred base, with every field under a base
     /// relocation reduced to its RVA (8-byte little-endian; import slots do not occur).
+    #[serde(with = "crate::hex")]
     pub digest: [u8; 32],
     /// Name for people.
     pub name: String,
@@ -110,6 +113,7 @@ pub struct Graft {
     /// Keys of conditions that were accepted, sorted.
     pub accepted: Vec<String>,
     /// SHA-256 of the new image that the code comes from.
+    #[serde(with = "crate::hex")]
     pub new_sha256: [u8; 32],
     /// Functions, sorted by base RVA, the added ones behind, by patch RVA.
     pub functions: Vec<GraftFunction>,
@@ -119,4 +123,38 @@ pub struct Graft {
     pub guarded: Vec<Guarded>,
     /// `None` if the patch can be rolled back, else why not.
     pub irrevertible: Option<String>,
+}
+
+/// The digest of a guarded range, as [`Guarded::digest`] defines it.
+///
+/// `bytes` are the bytes of the range at `rva`, as mapped with the image at `image_base` and relocated to it;
+/// `relocations` are the sorted RVAs of all fields under base relocations, `pointer_size` bytes each. `None` if a field
+/// lies only partly in the range.
+pub fn guarded_digest(
+    bytes: &[u8],
+    rva: u32,
+    relocations: &[u32],
+    image_base: u64,
+    pointer_size: u32,
+) -> Option<[u8; 32]> {
+    use sha2::{Digest, Sha256};
+    let width = pointer_size as usize;
+    let end = u64::from(rva) + bytes.len() as u64;
+    let first = relocations.partition_point(|r| u64::from(*r) + u64::from(pointer_size) <= u64::from(rva));
+    let mut hash = Sha256::new();
+    let mut done = 0;
+    for site in relocations[first..].iter().take_while(|r| u64::from(**r) < end) {
+        let at = site.checked_sub(rva)? as usize;
+        let field = bytes.get(at..at.checked_add(width)?)?;
+        if at < done {
+            return None;
+        }
+        hash.update(&bytes[done..at]);
+        let mut value = [0; 8];
+        value[..width].copy_from_slice(field);
+        hash.update(u64::from_le_bytes(value).wrapping_sub(image_base).to_le_bytes());
+        done = at + width;
+    }
+    hash.update(&bytes[done..]);
+    Some(hash.finalize().into())
 }

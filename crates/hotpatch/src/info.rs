@@ -44,8 +44,10 @@ pub struct Base {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Hashes {
     /// SHA-256.
+    #[serde(with = "crate::hex")]
     pub sha256: [u8; 32],
     /// SHA-1.
+    #[serde(with = "crate::hex")]
     pub sha1: [u8; 20],
 }
 
@@ -62,6 +64,47 @@ pub enum ChunkKind {
     Indirect = 0x5_C000,
     NoCallTarget = 0x6_4000,
     DynamicValue = 0x7_8000,
+}
+
+impl ChunkKind {
+    /// All kinds, by value.
+    pub const ALL: [ChunkKind; 7] = [
+        ChunkKind::Function,
+        ChunkKind::Absolute,
+        ChunkKind::Rel32,
+        ChunkKind::CallTarget,
+        ChunkKind::Indirect,
+        ChunkKind::NoCallTarget,
+        ChunkKind::DynamicValue,
+    ];
+
+    /// The kind with these type bits (see the discriminants).
+    pub fn from_bits(bits: u32) -> Option<ChunkKind> {
+        Self::ALL.into_iter().find(|k| *k as u32 == bits)
+    }
+}
+
+/// IMAGE_HOT_PATCH_BASE flags.
+pub mod base_flags {
+    /// IMAGE_HOT_PATCH_BASE_OBLIGATORY.
+    pub const OBLIGATORY: u32 = 1;
+    /// IMAGE_HOT_PATCH_BASE_CAN_ROLL_BACK.
+    pub const CAN_ROLL_BACK: u32 = 2;
+    /// IMAGE_HOT_PATCH_BASE_MACHINE_I386.
+    pub const MACHINE_I386: u32 = 4;
+    /// IMAGE_HOT_PATCH_BASE_MACHINE_ARM64.
+    pub const MACHINE_ARM64: u32 = 8;
+    /// IMAGE_HOT_PATCH_BASE_MACHINE_AMD64.
+    pub const MACHINE_AMD64: u32 = 0x10;
+    /// The machine flag of an IMAGE_FILE_MACHINE_* value, 0 for one that has none.
+    pub fn of_machine(machine: u16) -> u32 {
+        match machine {
+            0x14C => MACHINE_I386,
+            0xAA64 => MACHINE_ARM64,
+            0x8664 => MACHINE_AMD64,
+            _ => 0,
+        }
+    }
 }
 
 /// A run of records of one type.

@@ -10,6 +10,15 @@ pub enum Error {
     /// Something in the plan contradicts itself; a defect of this tool, never of the input.
     #[error("internal: {0}")]
     Internal(String),
+    /// Correct input that cannot be put into a patch image. `key` is a stable dotted key like those of the rules;
+    /// `build` reports it as a refusal.
+    #[error("{key}: {text}")]
+    Refused {
+        /// Stable dotted key.
+        key: &'static str,
+        /// What cannot be done, where and why.
+        text: String,
+    },
     /// The tables do not fit.
     #[error(transparent)]
     Table(#[from] hotgraft_hotpatch::Error),

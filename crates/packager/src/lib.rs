@@ -2,10 +2,17 @@
 //!
 //! Three pure functions: [`verdict::judge`], [`plan::plan`] and [`emit::emit`].
 
+pub mod access;
+pub mod closure;
+pub mod context;
+pub mod emit;
 pub mod error;
 pub mod plan;
+pub mod resolve;
+pub mod rules;
+pub mod uses;
 pub mod verdict;
 
 pub use error::{Error, Result};
-pub use plan::Plan;
+pub use plan::{Destination, Plan, PlannedFunction, PlannedObject, PlannedReference};
 pub use verdict::{Decision, Finding, Options, Outcome, Reach, Verdict};

@@ -1,6 +1,12 @@
 //! May this pair be hotpatched?
 
+use crate::closure::Closure;
+use crate::context::{Context, finding};
+use crate::rules;
+use hotgraft_diff::comparison::{Comparison, Status};
+use hotgraft_program::Program;
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a rule says of one difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -43,6 +49,24 @@ pub struct Finding {
     pub text: String,
     /// `file:line` where known.
     pub source: Option<String>,
+    /// The difference it speaks of, if it speaks of one.
+    #[serde(skip)]
+    pub about: Option<Difference>,
+    /// The differences that this finding accounts for. Each difference of a comparison is in exactly one such list.
+    #[serde(skip)]
+    pub covers: Vec<Difference>,
+}
+
+/// One difference of a [`Comparison`](hotgraft_diff::comparison::Comparison), by its position there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Difference {
+    /// In `functions`.
+    Function(u32),
+    /// In `objects`.
+    Object(u32),
+    /// In `image`.
+    Image(u32),
 }
 
 /// How patch code reaches the base.
@@ -79,4 +103,100 @@ pub struct Verdict {
     pub decision: Decision,
     /// Sorted: refusals first, then conditions, patches, harmless; within, by key and subject.
     pub findings: Vec<Finding>,
+}
+
+/// Judges a comparison.
+pub fn judge(old: &Program, new: &Program, cmp: &Comparison, options: &Options) -> Verdict {
+    let ctx = Context::new(old, new, cmp, options);
+    judge_closure(&ctx, &Closure::of(&ctx))
+}
+
+/// Judges a comparison whose closure is known.
+pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
+    let mut findings = Vec::new();
+    findings.extend(rules::identity::same_thing(ctx));
+    findings.extend(rules::identity::pdb_missing(ctx));
+    findings.extend(rules::identity::same_build(ctx));
+    findings.extend(rules::functions::pairs(ctx, closure));
+    findings.extend(rules::functions::included(ctx, closure));
+    findings.extend(rules::functions::unmovable(ctx, closure));
+    findings.extend(rules::functions::folded(ctx, closure));
+    findings.extend(rules::functions::contracts(ctx, closure));
+    findings.extend(rules::functions::sites(ctx, closure));
+    findings.extend(rules::objects::pairs(ctx, closure));
+    findings.extend(rules::image::changes(ctx, closure));
+    findings.extend(rules::image::imports(ctx, closure));
+    findings.extend(rules::image::guard(ctx));
+    findings.extend(rules::image::entry_point(ctx));
+    findings.extend(rules::image::thread_locals(ctx));
+    findings.extend(rules::runtime::loops(ctx, closure));
+    findings.extend(rules::runtime::frames(ctx, closure));
+    findings.extend(closure.blocks.iter().cloned());
+    account(ctx, &mut findings);
+    findings.sort_by(|a, b| {
+        (rank(a.outcome), a.key, &a.subject, &a.text).cmp(&(rank(b.outcome), b.key, &b.subject, &b.text))
+    });
+    Verdict { decision: decide(&findings, &ctx.options.accept), findings }
+}
+
+/// Order of outcomes in a verdict: what stands against a patch first.
+fn rank(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Refuse => 0,
+        Outcome::Condition => 1,
+        Outcome::Patch => 2,
+        Outcome::Harmless => 3,
+    }
+}
+
+/// Makes every difference of the comparison the business of exactly one finding: the gravest of those that speak of it,
+/// unless a finding has claimed it. A difference that none speaks of is a refusal.
+fn account(ctx: &Context, findings: &mut Vec<Finding>) {
+    let claimed: BTreeSet<Difference> = findings.iter().flat_map(|f| f.covers.iter().copied()).collect();
+    let mut best: BTreeMap<Difference, usize> = BTreeMap::new();
+    for (i, f) in findings.iter().enumerate() {
+        let Some(about) = f.about else { continue };
+        best.entry(about).and_modify(|b| if rank(f.outcome) < rank(findings[*b].outcome) { *b = i }).or_insert(i);
+    }
+    for difference in differences(ctx.cmp) {
+        if claimed.contains(&difference) {
+            continue;
+        }
+        match best.get(&difference) {
+            Some(&i) => findings[i].covers.push(difference),
+            None => {
+                let text = "No rule speaks of this difference.";
+                let subject = format!("{difference:?}");
+                let mut f = finding("code.unattributed", Outcome::Refuse, Some(difference), subject, text, None);
+                f.covers.push(difference);
+                findings.push(f);
+            }
+        }
+    }
+}
+
+/// All differences of a comparison.
+pub fn differences(cmp: &Comparison) -> Vec<Difference> {
+    let index = |i: usize| u32::try_from(i).unwrap_or(u32::MAX);
+    let functions = cmp.functions.iter().enumerate().filter(|(_, p)| p.status != Status::Identical);
+    let objects = cmp.objects.iter().enumerate().filter(|(_, p)| p.status != Status::Identical);
+    functions
+        .map(|(i, _)| Difference::Function(index(i)))
+        .chain(objects.map(|(i, _)| Difference::Object(index(i))))
+        .chain((0..cmp.image.len()).map(|i| Difference::Image(index(i))))
+        .collect()
+}
+
+fn decide(findings: &[Finding], accept: &[String]) -> Decision {
+    let has = |outcome| findings.iter().any(|f| f.outcome == outcome);
+    let open = findings.iter().any(|f| f.outcome == Outcome::Condition && !accept.iter().any(|key| key == f.key));
+    if has(Outcome::Refuse) || open {
+        Decision::Refuse
+    } else if has(Outcome::Condition) {
+        Decision::Conditional
+    } else if has(Outcome::Patch) {
+        Decision::Patch
+    } else {
+        Decision::Nothing
+    }
 }

@@ -12,7 +12,7 @@ mod references;
 mod spans;
 mod strings;
 
-use crate::code::{self, RawReference};
+use crate::code::{self, Access, RawReference};
 use crate::entity::FunctionId;
 use crate::error::Result;
 use crate::image::Image;
@@ -43,9 +43,9 @@ pub fn program(image: Image, pdb: Option<Pdb>) -> Result<Program> {
     let pointers = references::pointers(&image, &mut conflicts);
     let found = functions::find(&image, &pdb, &directories, &unwind, &pointers, &names, &mut conflicts);
 
-    let mut raw = references::collect(&image, &directories, &unwind, &pointers, &found);
-    let objects = objects::find(&image, &mut pdb, &directories, &unwind, &found, &raw, &mut conflicts);
-    references::add_tables(&image, &found, &objects, &pdb, &mut raw);
+    let mut raw = references::collect(&directories, &unwind, &pointers, &found);
+    let objects = objects::find(&image, &pdb, &directories, &unwind, &found, &raw, &mut conflicts);
+    references::add_tables(&image, &objects, &mut raw);
     references::sort(&mut raw, &mut conflicts);
 
     let ranges = functions::range_index(&found.functions);
@@ -67,6 +67,14 @@ pub fn program(image: Image, pdb: Option<Pdb>) -> Result<Program> {
         conflicts: Vec::new(),
     };
     objects::link(&mut program, &found.tables, &pdb);
+    for access in &found.accesses {
+        let Some(object) = program.object_at(access.rva).map(|id| &program.objects[id.index()]) else { continue };
+        if u64::from(access.rva) + u64::from(access.size) > u64::from(object.end()) {
+            let text =
+                format!("code reads or writes {} bytes over the end of an object at {:#x}", access.size, object.end());
+            conflicts.push((access.rva, text));
+        }
+    }
     program.references = raw.par_iter().map(|r| references::resolve(&program, r)).collect();
     for i in 0..program.unwind.len() {
         let (start, end) = (program.unwind[i].info, program.unwind[i].info.saturating_add(program.unwind[i].size));
@@ -101,6 +109,8 @@ pub(crate) struct Found {
     pub facts: Vec<Vec<code::CodeFacts>>,
     /// Tables that code reads, sorted by address.
     pub tables: Vec<Table>,
+    /// Memory operands with fixed addresses, sorted, each once.
+    pub accesses: Vec<Access>,
 }
 
 /// A jump table or lookup table that code reads.

@@ -8,6 +8,7 @@
 //! (`flow`, `values`, `transfer`), and jump tables from what the dataflow knows at each indirect jump (`tables`),
 //! repeated until no new code turns up.
 
+mod access;
 mod analysis;
 mod cfg;
 mod descent;
@@ -19,6 +20,7 @@ mod transfer;
 mod values;
 pub(crate) mod x64;
 
+pub use access::{Access, accesses};
 pub use analysis::{Context, analyse, analyse_function};
 pub use cfg::{Block, Cfg, EdgeKind, Exit};
 pub use entry::entry_kind;

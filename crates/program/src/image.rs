@@ -173,6 +173,8 @@ pub struct Image {
     pub file_size: u64,
     /// SHA-256 of the file.
     pub sha256: [u8; 32],
+    /// SHA-1 of the file; IMAGE_HOT_PATCH_HASHES wants it.
+    pub sha1: [u8; 20],
     /// RVAs of the fields that base relocations cover, sorted; width by architecture (DIR64: 8, HIGHLOW: 4).
     pub base_relocations: Vec<u32>,
     /// RSDS record of the debug directory.

@@ -18,9 +18,10 @@ pub enum UdtKind {
 /// A data member, base class, virtual function or enumerator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Member {
-    /// Member name; base classes are named `: Base`, virtual methods that introduce a slot `vtable+offset name`.
+    /// Member name; base classes are named `: Base`, virtual methods that introduce a slot `vtable+offset name`, other
+    /// virtual methods `virtual name`.
     pub name: String,
-    /// Byte offset in the type, or the value of an enumerator.
+    /// Byte offset in the type, or the value of an enumerator; -1 for a virtual method whose slot is not told.
     pub offset: i64,
     /// Type as text.
     pub type_name: String,
@@ -35,7 +36,7 @@ pub struct Member {
 /// A structure, union or enumeration with its layout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Udt {
-    /// Name; for types without one, a name made from the members.
+    /// Name; for types without one, a name made from the kind and the first member.
     pub name: String,
     /// Unique (decorated) name where the PDB has one.
     pub unique_name: Option<String>,
@@ -52,6 +53,9 @@ pub struct Udt {
 pub struct Types {
     /// The types.
     pub udts: Vec<Udt>,
+    /// Types that a parameter, local variable or return value of some function points to, sorted; `None` if that is not
+    /// known. Objects of such a type can live on the heap where nothing else shows them.
+    pub pointed: Option<Vec<UdtId>>,
 }
 
 impl Types {

@@ -2,7 +2,7 @@
 
 use super::names::Names;
 use super::{Conflict, Found, Table};
-use crate::code::{self, CodeFacts, CodeSpanKind, Context};
+use crate::code::{self, Access, CodeFacts, CodeSpanKind, Context};
 use crate::entity::FunctionId;
 use crate::function::{CodeRange, EntryKind, Evidence, Function, Linkage, Problem, RangeKind};
 use crate::image::{ExportTarget, Image};
@@ -12,31 +12,27 @@ use crate::program::Program;
 use crate::reference::Form;
 use crate::unwind::{CodeTargetKind, UnwindInfo, UnwindTable};
 use rayon::prelude::*;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 
 /// Rounds of finding functions through the code of those found before.
 const ROUND_LIMIT: usize = 64;
 
 /// What is known of an entry.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Seed {
     /// Bytes by the PDB or .pdata.
     size: Option<u32>,
-    evidence: Evidence2,
+    evidence: Evidence,
     /// Index of the first procedure of the PDB, and how many share the entry.
     procedures: Option<(usize, usize)>,
     /// Further ranges.
     parts: Vec<CodeRange>,
 }
 
-/// `Evidence` with a default.
-#[derive(Clone, Copy)]
-struct Evidence2(Evidence);
-
-impl Default for Evidence2 {
+impl Default for Seed {
     fn default() -> Self {
-        Evidence2(Evidence::empty())
+        Seed { size: None, evidence: Evidence::empty(), procedures: None, parts: Vec::new() }
     }
 }
 
@@ -116,7 +112,7 @@ impl Finder<'_> {
     fn add(&mut self, rva: u32, evidence: Evidence) -> bool {
         let new = !self.seeds.contains_key(&rva);
         let seed = self.seeds.entry(rva).or_default();
-        seed.evidence.0 |= evidence;
+        seed.evidence |= evidence;
         new
     }
 
@@ -137,7 +133,7 @@ impl Finder<'_> {
                 let seed = self.seeds.entry(first.rva).or_default();
                 seed.size = size;
                 seed.procedures = Some((i, count));
-                seed.evidence.0 |= Evidence::PDB_SYMBOL;
+                seed.evidence |= Evidence::PDB_SYMBOL;
             }
             i += count;
         }
@@ -173,7 +169,7 @@ impl Finder<'_> {
                 continue;
             }
             let seed = self.seeds.entry(entry.begin).or_default();
-            seed.evidence.0 |= Evidence::PDATA;
+            seed.evidence |= Evidence::PDATA;
             if seed.size.is_none() {
                 seed.size = Some(size);
             }
@@ -194,10 +190,10 @@ impl Finder<'_> {
                         conflicts.push((entry.begin, "a chained runtime function without a primary one".to_owned()))
                     }
                 }
-            } else if !self.seeds.contains_key(&entry.begin) {
-                if let Some(owner) = funclet_owner(unwind, entry.begin) {
-                    parts.push((entry.begin, entry.end, owner, RangeKind::Funclet));
-                }
+            } else if !self.seeds.contains_key(&entry.begin)
+                && let Some(owner) = funclet_owner(unwind, entry.begin)
+            {
+                parts.push((entry.begin, entry.end, owner, RangeKind::Funclet));
             }
         }
         parts.sort_unstable_by_key(|p| (p.0, p.1, p.2));
@@ -271,7 +267,7 @@ impl Finder<'_> {
             }
             let bytes = self.image.bytes(c.rva, c.size as usize).unwrap_or_default();
             if code::filler_length(bytes) == 0 {
-                self.seeds.entry(c.rva).or_default().evidence.0 |= Evidence::CONTRIBUTION;
+                self.seeds.entry(c.rva).or_default().evidence |= Evidence::CONTRIBUTION;
             }
         }
     }
@@ -358,7 +354,7 @@ impl Finder<'_> {
                     continue;
                 }
                 if let Some(seed) = self.seeds.get_mut(&target) {
-                    seed.evidence.0 |= evidence;
+                    seed.evidence |= evidence;
                 } else if !self.inside(target) {
                     grown |= self.add(target, evidence);
                 }
@@ -388,7 +384,7 @@ impl Finder<'_> {
             .iter()
             .filter(|(entry, (_, facts))| {
                 let seed = &self.seeds[entry];
-                weak.contains(seed.evidence.0)
+                weak.contains(seed.evidence)
                     && seed.size.is_none()
                     && facts.iter().any(|f| f.problems.iter().any(|p| p.key == "code.undecodable"))
             })
@@ -434,8 +430,15 @@ impl Finder<'_> {
                 f.problems.push(problem.clone());
             }
         }
+        self.told_tables(&mut functions, &mut tables);
         tables.sort_by_key(|t| (t.rva, t.jump.is_none(), t.function, t.jump));
-        Found { functions, facts: all_facts, tables }
+        let mut accesses: Vec<Access> = all_facts
+            .par_iter()
+            .flat_map_iter(|facts: &Vec<CodeFacts>| facts.iter().flat_map(|f| code::accesses(self.image, f)))
+            .collect();
+        accesses.par_sort_unstable();
+        accesses.dedup();
+        Found { functions, facts: all_facts, tables, accesses }
     }
 
     /// Jump tables and lookup tables of one function. Where code does not prove the number of entries, the compiler's
@@ -486,6 +489,46 @@ impl Finder<'_> {
                 jump: None,
                 proven: table.bound_proven,
                 references: table.references(self.image).collect(),
+            });
+        }
+    }
+
+    /// Jump tables that the compiler described and the reading of code did not find. Entries that are shifted before
+    /// they are added do not hold addresses in a form that a reference can have; those jumps stay problems.
+    fn told_tables(&self, functions: &mut [Function], tables: &mut Vec<Table>) {
+        let known: FxHashSet<(u32, Option<u32>)> = tables.iter().map(|t| (t.rva, t.jump)).collect();
+        let index = range_index(functions);
+        for told in &self.pdb.switch_tables {
+            if known.contains(&(told.table, Some(told.jump))) || told.shift != 0 || told.width < 4 {
+                continue;
+            }
+            let Some(i) = index.partition_point(|r| r.0 <= told.jump).checked_sub(1) else { continue };
+            let function = &mut functions[index[i].1.index()];
+            if !function.ranges[usize::from(index[i].2)].contains(told.jump) {
+                continue;
+            }
+            let raw = code::RawJumpTable {
+                table: told.table,
+                jump: told.jump,
+                entries: told.entries.min(self.image.size_of_image / u32::from(told.width)),
+                width: told.width,
+                form: told.form(),
+                anchor: if told.absolute { 0 } else { told.base },
+                bound_proven: true,
+            };
+            let references: Vec<_> = raw.references(self.image).collect();
+            if references.len() != raw.entries as usize {
+                continue;
+            }
+            function.problems.retain(|p| !(p.rva == told.jump && p.key.starts_with("code.indirect_jump")));
+            tables.push(Table {
+                rva: raw.table,
+                entries: raw.entries,
+                width: raw.width,
+                function: index[i].1,
+                jump: Some(raw.jump),
+                proven: true,
+                references,
             });
         }
     }
@@ -551,7 +594,7 @@ impl Finder<'_> {
             ranges,
             module: main.filter(|p| !p.thunk).map(|p| p.module).or_else(contribution),
             linkage,
-            evidence: seed.evidence.0,
+            evidence: seed.evidence,
             prototype: main.and_then(|p| p.prototype.clone()),
             udts,
             inlined: main.map(|p| p.inlined.clone()).unwrap_or_default(),

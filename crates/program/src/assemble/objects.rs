@@ -4,9 +4,9 @@
 //! between them is cut at every border: symbols without a type, public names, contributions of object files, and every
 //! address that anything refers to.
 
-use super::pieces::{Piece, disjoint};
+use super::pieces::{Piece, disjoint, joins};
 use super::{Conflict, Found, Table, strings};
-use crate::code::RawReference;
+use crate::code::{Access, RawReference};
 use crate::entity::{FunctionId, ObjectId};
 use crate::function::{Evidence, JumpTable, Linkage};
 use crate::image::{Image, Section};
@@ -14,6 +14,7 @@ use crate::object::{Extent, Object, ObjectKind};
 use crate::pdb::{Contribution, DataSymbol, Pdb};
 use crate::pe::Directories;
 use crate::program::Program;
+use crate::reference::Form;
 use crate::unwind::UnwindTable;
 use rustc_hash::FxHashMap;
 
@@ -30,6 +31,11 @@ struct Border {
     evidence: Evidence,
     /// Something begins here, as opposed to: something else ends here.
     begins: bool,
+    /// Nothing but instructions that read or write a few bytes refers to this address. It may be a place inside of an
+    /// object that begins before it.
+    weak: bool,
+    /// The bytes before and after belong to different contributions.
+    hard: bool,
 }
 
 struct Finder<'a> {
@@ -46,14 +52,13 @@ struct Finder<'a> {
 /// Finds all objects. `raw` holds all references, sorted by site.
 pub fn find(
     image: &Image,
-    pdb: &mut Pdb,
+    pdb: &Pdb,
     directories: &Directories,
     unwind: &UnwindTable,
     found: &Found,
     raw: &[RawReference],
     conflicts: &mut Vec<Conflict>,
 ) -> Objects {
-    let pdb = &*pdb;
     let mut symbols: Vec<&DataSymbol> = pdb.data.iter().chain(&pdb.threads).collect();
     // Of several symbols at an address: typed, longest, global, then by name, so that every build chooses alike.
     symbols.sort_by(|a, b| {
@@ -65,14 +70,14 @@ pub fn find(
         by_rva.entry(s.rva).or_insert(i);
     }
     let mut publics: FxHashMap<u32, &str> = FxHashMap::default();
-    for p in &pdb.publics {
+    for p in pdb.publics.iter().filter(|p| !is_marker(&p.name)) {
         publics.entry(p.rva).or_insert(&p.name);
     }
     let public_by_name = pdb.publics.iter().map(|p| (p.name.as_str(), p.rva)).collect();
     let finder = Finder { image, pdb, directories, symbols, by_rva, publics, public_by_name };
 
     let known = disjoint(finder.known(unwind, found), conflicts);
-    let borders = finder.borders(raw);
+    let borders = finder.borders(raw, &found.accesses);
     let mut pieces = Vec::with_capacity(2 * known.len());
     let mut next = 0;
     for section in &image.sections {
@@ -100,7 +105,8 @@ impl Finder<'_> {
             let end = end.min(u64::from(section.rva) + u64::from(section.size)) as u32;
             out.push(Piece { rva, end, extent, kind, evidence, symbol });
         };
-        for s in self.image.sections.iter().filter(|s| s.name.starts_with(".debug_")) {
+        // DWARF; on this machine exceptions are unwound through .pdata, and nothing reads these while the image runs.
+        for s in self.image.sections.iter().filter(|s| s.name.starts_with(".debug_") || s.name == ".eh_frame") {
             add(s.rva, s.size.into(), ObjectKind::Debug, Extent::Exact, Evidence::DIRECTORY, None);
         }
         for area in &self.directories.areas {
@@ -143,6 +149,14 @@ impl Finder<'_> {
                 add(start, size, ObjectKind::InitializerTable, Extent::Exact, Evidence::PDB_PUBLIC, None);
             }
         }
+        // Code refers to places inside of a vtable, which are no objects of their own.
+        for (i, p) in self.pdb.publics.iter().enumerate() {
+            let Some(kind) = kind_by_name(&p.name) else { continue };
+            let next = self.pdb.publics[i + 1..].iter().map(|n| n.rva).find(|&rva| rva > p.rva);
+            let Some(end) = self.contribution(p.rva).map(|c| c.rva + c.size) else { continue };
+            let end = next.map_or(end, |n| n.min(end));
+            add(p.rva, (end - p.rva).into(), kind, Extent::Boundary, Evidence::PDB_PUBLIC, None);
+        }
         for (i, symbol) in self.symbols.iter().enumerate() {
             if let Some(size) = symbol.size
                 && self.by_rva.get(&symbol.rva) == Some(&i)
@@ -172,36 +186,38 @@ impl Finder<'_> {
     }
 
     /// All borders in data, sorted, one per address.
-    fn borders(&self, raw: &[RawReference]) -> Vec<Border> {
+    fn borders(&self, raw: &[RawReference], accesses: &[Access]) -> Vec<Border> {
         let mut out: Vec<Border> = Vec::new();
-        let mut add = |rva: u32, evidence, begins| out.push(Border { rva, evidence, begins });
+        let mut add = |rva, evidence, begins, weak| out.push(Border { rva, evidence, begins, weak, hard: !begins });
         for s in &self.symbols {
-            add(s.rva, Evidence::PDB_SYMBOL, true);
+            add(s.rva, Evidence::PDB_SYMBOL, true, false);
         }
-        for p in &self.pdb.publics {
-            add(p.rva, Evidence::PDB_PUBLIC, true);
+        for p in self.pdb.publics.iter().filter(|p| !is_marker(&p.name)) {
+            add(p.rva, Evidence::PDB_PUBLIC, true, false);
         }
         for c in &self.pdb.contributions {
-            add(c.rva, Evidence::empty(), false);
-            add(c.rva + c.size, Evidence::empty(), false);
+            add(c.rva, Evidence::empty(), false, true);
+            add(c.rva + c.size, Evidence::empty(), false, true);
         }
         for r in raw {
             let in_code = self.image.section_at(r.site).is_some_and(Section::is_executable);
-            let evidence = if in_code {
-                Evidence::CODE_REFERENCE
-            } else if r.form == crate::reference::Form::Absolute {
-                Evidence::BASE_RELOCATION
-            } else {
-                Evidence::DIRECTORY
-            };
-            add(r.rva, evidence, true);
+            match r.form {
+                _ if !in_code && r.form != Form::Absolute => add(r.rva, Evidence::DIRECTORY, true, false),
+                Form::Absolute => add(r.rva, Evidence::BASE_RELOCATION, true, false),
+                // Whether the address is taken or only used is told by the accesses.
+                Form::RipRelative => {}
+                _ => add(r.rva, Evidence::CODE_REFERENCE, true, false),
+            }
+        }
+        for a in accesses {
+            add(a.rva, Evidence::CODE_REFERENCE, true, a.size != 0);
         }
         if let Some(tls) = &self.directories.tls {
-            add(tls.template, Evidence::DIRECTORY, true);
-            add(tls.index, Evidence::DIRECTORY, true);
+            add(tls.template, Evidence::DIRECTORY, true, false);
+            add(tls.index, Evidence::DIRECTORY, true, false);
         }
         if let Some(config) = &self.directories.load_config {
-            add(config.security_cookie, Evidence::DIRECTORY, true);
+            add(config.security_cookie, Evidence::DIRECTORY, true, false);
         }
         out.sort_by_key(|b| b.rva);
         out.dedup_by(|later, kept| {
@@ -209,6 +225,8 @@ impl Finder<'_> {
             if same {
                 kept.evidence |= later.evidence;
                 kept.begins |= later.begins;
+                kept.weak &= later.weak;
+                kept.hard |= later.hard;
             }
             same
         });
@@ -229,12 +247,49 @@ impl Finder<'_> {
         let first = borders.partition_point(|b| b.rva <= start);
         let last = borders.partition_point(|b| b.rva < end);
         let exact = borders.binary_search_by_key(&start, |b| b.rva).ok().map(|i| borders[i]);
-        let mut current = exact.unwrap_or(Border { rva: start, evidence: Evidence::empty(), begins: false });
-        for border in borders[first..last.max(first)].iter().copied() {
+        let mut current =
+            exact.unwrap_or(Border { rva: start, evidence: Evidence::empty(), begins: false, weak: true, hard: true });
+        let inside = &borders[first..last.max(first)];
+        for border in inside.iter().copied() {
+            if border.weak && !border.hard && !section.is_executable() {
+                // What instructions read from one place belongs to one object, and what has its address taken may
+                // reach over the places that are read directly.
+                let reaches = self.access_end(found, current.rva, border.rva) > border.rva;
+                let taken = current.begins && !current.weak && !section.is_writable();
+                if reaches || (taken && self.text(found, current.rva, border.rva).is_none()) {
+                    continue;
+                }
+            }
             self.segment(section, current, border.rva, found, out);
             current = border;
         }
         self.segment(section, current, end, found, out);
+    }
+
+    /// First byte behind what instructions read or write beginning in `[start, end)`.
+    fn access_end(&self, found: &Found, start: u32, end: u32) -> u32 {
+        let first = found.accesses.partition_point(|a| a.rva < start);
+        let here = found.accesses[first..].iter().take_while(|a| a.rva < end);
+        here.map(|a| a.rva.saturating_add(a.size)).max().unwrap_or(start)
+    }
+
+    /// Kind and bytes of the text that fills `[start, end)`, unless instructions read more than it.
+    fn text(&self, found: &Found, start: u32, end: u32) -> Option<(ObjectKind, u32)> {
+        let bytes = self.image.bytes(start, (end - start) as usize)?;
+        let (kind, size) = strings::recognise(bytes, start.is_multiple_of(4))?;
+        // Zeros behind the terminator are padding only if they are what the alignment of the next object needs. More
+        // of them belong to an array that is longer than its text. Nothing is aligned at the end of a contribution,
+        // except by the GNU assembler, which fills up sections and writes no compiler record.
+        let zeros = end - start - size;
+        let alignment = match self.contribution(start) {
+            Some(c) if c.rva + c.size == end => {
+                let told = c.module.is_some_and(|m| self.pdb.modules[m.index()].compiler.is_some());
+                if told { 1 } else { 16 }
+            }
+            _ => 16,
+        };
+        let padding = zeros == 0 || zeros < alignment.min(1 << end.trailing_zeros().min(4));
+        (padding && self.access_end(found, start, start + size) <= start + size).then_some((kind, size))
     }
 
     fn segment(&self, section: &Section, from: Border, end: u32, found: &Found, out: &mut Vec<Piece>) {
@@ -267,10 +322,9 @@ impl Finder<'_> {
         let kind = self.plain_kind(start);
         let symbol = self.by_rva.get(&start).copied();
         let mut piece = Piece { rva: start, end, extent: Extent::Boundary, kind, evidence, symbol };
-        if kind == ObjectKind::Data && !zero {
-            if let Some((kind, size)) = strings::recognise(bytes, start.is_multiple_of(4)) {
-                piece = Piece { end: start + size, extent: Extent::Exact, kind, ..piece };
-            }
+        let text = kind == ObjectKind::Data && !section.is_writable();
+        if text && let Some((kind, size)) = self.text(found, start, end) {
+            piece = Piece { end: start + size, extent: Extent::Exact, kind, ..piece };
         }
         out.push(piece);
     }
@@ -281,8 +335,11 @@ impl Finder<'_> {
 
     fn object(&self, piece: &Piece) -> Object {
         let section = self.image.section_at(piece.rva);
-        let symbol = piece.symbol.or_else(|| self.by_rva.get(&piece.rva).copied()).map(|i| self.symbols[i]);
-        let public = self.publics.get(&piece.rva).copied();
+        // A name at the start of a table of the linker is that of its first entry.
+        let nameless = joins(piece.kind) && piece.kind != ObjectKind::InitializerTable;
+        let symbol = piece.symbol.or_else(|| self.by_rva.get(&piece.rva).copied());
+        let symbol = symbol.filter(|_| !nameless).map(|i| self.symbols[i]);
+        let public = self.publics.get(&piece.rva).copied().filter(|_| !nameless);
         let mut evidence = piece.evidence;
         if symbol.is_some() {
             evidence |= Evidence::PDB_SYMBOL;
@@ -315,7 +372,6 @@ impl Finder<'_> {
             scope: None,
             linkage: match symbol {
                 Some(s) if s.global => Linkage::Global,
-                Some(_) if public.is_none() => Linkage::Local,
                 Some(_) => Linkage::Local,
                 None if public.is_some() => Linkage::Global,
                 None => Linkage::Unknown,
@@ -345,6 +401,11 @@ fn is_text_type(type_name: &str) -> bool {
         element.trim_start_matches("const ").trim_start_matches("volatile "),
         "char" | "unsigned char" | "signed char" | "wchar_t" | "char16_t" | "char8_t"
     )
+}
+
+/// Names that mingw's linker script gives to the ends of a list that is usually empty: they stand at whatever comes next.
+fn is_marker(name: &str) -> bool {
+    matches!(name, "__RUNTIME_PSEUDO_RELOC_LIST__" | "__RUNTIME_PSEUDO_RELOC_LIST_END__")
 }
 
 /// Kinds that decorated names tell.

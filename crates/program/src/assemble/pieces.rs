@@ -22,7 +22,7 @@ pub struct Piece {
 }
 
 /// Kinds of which neighbours are one object: their parts are found through the directory and not by address.
-fn joins(kind: ObjectKind) -> bool {
+pub fn joins(kind: ObjectKind) -> bool {
     matches!(
         kind,
         ObjectKind::ImportTable
@@ -39,7 +39,7 @@ fn joins(kind: ObjectKind) -> bool {
 /// Tables of the linker and the loader rank before symbols: a symbol inside of one names a part of it.
 fn rank(kind: ObjectKind) -> u8 {
     match kind {
-        ObjectKind::Data | ObjectKind::TlsTemplate => 1,
+        ObjectKind::Data | ObjectKind::TlsTemplate | ObjectKind::VTable | ObjectKind::Rtti => 1,
         _ => 0,
     }
 }

@@ -6,7 +6,6 @@ use crate::code::RawReference;
 use crate::entity::{Entity, Target};
 use crate::image::Image;
 use crate::object::ObjectKind;
-use crate::pdb::Pdb;
 use crate::pe::Directories;
 use crate::program::Program;
 use crate::reference::{Form, Reference};
@@ -28,7 +27,6 @@ pub fn pointers(image: &Image, conflicts: &mut Vec<Conflict>) -> Vec<(u32, u32)>
 
 /// References of directories, unwind data, code and base relocations, one per field, sorted by site.
 pub fn collect(
-    image: &Image,
     directories: &Directories,
     unwind: &UnwindTable,
     pointers: &[(u32, u32)],
@@ -38,7 +36,6 @@ pub fn collect(
     out.extend(found.facts.iter().flatten().flat_map(|f| &f.references));
     out.extend(&directories.references);
     out.extend(&unwind.references);
-    let _ = image;
     let absolute = |&(site, rva): &(u32, u32)| RawReference { site, width: 8, form: Form::Absolute, origin: 0, rva };
     out.extend(pointers.iter().map(absolute));
     for table in &found.tables {
@@ -50,8 +47,7 @@ pub fn collect(
 }
 
 /// Adds what only objects reveal: the fields of mingw's runtime pseudo relocations.
-pub fn add_tables(image: &Image, found: &Found, objects: &Objects, _pdb: &Pdb, raw: &mut Vec<RawReference>) {
-    let _ = found;
+pub fn add_tables(image: &Image, objects: &Objects, raw: &mut Vec<RawReference>) {
     for object in objects.objects.iter().filter(|o| o.kind == ObjectKind::PseudoRelocations) {
         // Version 2: a header of two zero words and the version, then (symbol, target, flags).
         let word = |at: u32| image.u32(at);

@@ -16,6 +16,10 @@ pub fn recognise(bytes: &[u8], aligned: bool) -> Option<(ObjectKind, u32)> {
 
 fn narrow(bytes: &[u8], aligned: bool) -> Option<(ObjectKind, u32)> {
     let len = bytes.iter().position(|&b| b == 0)?;
+    // A single zero byte is the empty text, or a number that is equal to it.
+    if bytes.len() == 1 {
+        return Some((ObjectKind::String, 1));
+    }
     if len == 0 || bytes[len..].iter().any(|&b| b != 0) {
         return None;
     }
@@ -51,6 +55,7 @@ mod tests {
     #[test]
     fn text_ends_at_its_terminator() {
         assert_eq!(recognise(b"hello\0", false), Some((ObjectKind::String, 6)));
+        assert_eq!(recognise(b"\0", true), Some((ObjectKind::String, 1)));
         assert_eq!(recognise(b"hello\0\0\0", true), Some((ObjectKind::String, 6)));
         assert_eq!(recognise("Gr\u{fc}\u{df}e\0".as_bytes(), false), Some((ObjectKind::String, 8)));
         assert_eq!(recognise(b"h\0e\0l\0l\0o\0\0\0", true), Some((ObjectKind::WideString, 12)));

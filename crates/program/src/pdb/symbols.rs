@@ -37,6 +37,8 @@ pub struct ProcedureSymbol {
     pub inlined: Vec<InlineSite>,
     /// Type indices of structures that `udts` is made from.
     types: Vec<u32>,
+    /// Those of them that are reached through a pointer.
+    pointed: Vec<u32>,
 }
 
 /// A part of a procedure that lies elsewhere (S_SEPCODE).
@@ -210,6 +212,7 @@ fn one(
                 udts: Vec::new(),
                 inlined: Vec::new(),
                 types: types.signature(function_type).iter().filter_map(|&t| types.udt(t, true)).collect(),
+                pointed: types.signature(function_type).iter().filter_map(|&t| pointed(types, t)).collect(),
             });
         }
         0x1102 => {
@@ -250,12 +253,12 @@ fn one(
         0x0006 | 0x114e | 0x114f => {
             scopes.pop();
         }
-        0x113e => local(out, current, types.udt(c.u32()?, true)),
+        0x113e => local(out, current, types, c.u32()?),
         0x1111 | 0x110b => {
             c.u32()?;
-            local(out, current, types.udt(c.u32()?, true));
+            local(out, current, types, c.u32()?);
         }
-        0x1106 => local(out, current, types.udt(c.u32()?, true)),
+        0x1106 => local(out, current, types, c.u32()?),
         0x113c | 0x1116 => {
             let flags = c.u32()?;
             c.take(if kind == 0x113c { 18 } else { 14 })?;
@@ -287,12 +290,19 @@ fn thunk(rva: u32, size: u32, name: String, module: ModuleId) -> ProcedureSymbol
         udts: Vec::new(),
         inlined: Vec::new(),
         types: Vec::new(),
+        pointed: Vec::new(),
     }
 }
 
-fn local(out: &mut ModuleSymbols, current: Option<usize>, udt: Option<u32>) {
-    if let Some((procedure, udt)) = current.zip(udt) {
+/// The structure that a type leads to through at least one pointer.
+fn pointed(types: &TypeTable<'_>, index: u32) -> Option<u32> {
+    types.udt(index, true).filter(|_| types.udt(index, false).is_none())
+}
+
+fn local(out: &mut ModuleSymbols, current: Option<usize>, types: &TypeTable<'_>, index: u32) {
+    if let Some((procedure, udt)) = current.zip(types.udt(index, true)) {
         out.procedures[procedure].types.push(udt);
+        out.procedures[procedure].pointed.extend(pointed(types, index));
     }
 }
 
@@ -393,7 +403,13 @@ pub(super) fn merge(
         pdb.publics.extend(g.publics);
         pdb.switch_tables.extend(g.switch_tables);
     }
+    let mut through_pointers: Vec<UdtId> =
+        pdb.procedures.iter().flat_map(|p| &p.pointed).flat_map(|&t| index.get(t)).copied().collect();
+    through_pointers.sort_unstable();
+    through_pointers.dedup();
+    pdb.types.pointed = Some(through_pointers);
     for p in &mut pdb.procedures {
+        p.pointed = Vec::new();
         p.udts = p.types.iter().flat_map(|&t| index.get(t)).copied().collect();
         p.udts.sort_unstable();
         p.udts.dedup();

@@ -91,6 +91,7 @@ pub fn map(name: &str, file: &[u8]) -> Result<Image> {
         mapped,
         file_size: file.len() as u64,
         sha256: Sha256::digest(file).into(),
+        sha1: sha1::Sha1::digest(file).into(),
         base_relocations: Vec::new(),
         pdb: None,
     })

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::image::{Image, Import, ImportName};
 use crate::object::ObjectKind;
 use object::LittleEndian as LE;
-use object::pe;
+use object::{U32, pe};
 
 const ORDINAL: u64 = 1 << 63;
 
@@ -41,6 +41,7 @@ pub fn read(image: &Image, budget: &mut Budget, out: &mut Directories) -> Result
         out.image_relative(at + 12, d.name.get(LE));
         out.image_relative(at + 16, d.first_thunk.get(LE));
         out.area(d.name.get(LE), dll.len() as u64 + 1, ObjectKind::ImportTable);
+        back_pointers(&bytes, at as u32, d.name.get(LE), out);
         let thunks = Thunks { dll, names, slots: d.first_thunk.get(LE), delayed: false };
         list(image, &bytes, budget, &thunks, out)?;
         at += size_of::<pe::ImageImportDescriptor>() as u64;
@@ -48,6 +49,20 @@ pub fn read(image: &Image, budget: &mut Budget, out: &mut Directories) -> Result
     let size = at - u64::from(start) + size_of::<pe::ImageImportDescriptor>() as u64;
     out.area(start, size, ObjectKind::ImportTable);
     Ok(())
+}
+
+/// GNU import libraries put a word with the descriptor's RVA before the name of the DLL for each import. Nothing reads
+/// them, but they hold addresses.
+fn back_pointers(bytes: &Bytes<'_>, descriptor: u32, name: u32, out: &mut Directories) {
+    let mut at = name & !3;
+    while let Some(before) = at.checked_sub(4) {
+        match bytes.get::<U32<LE>>("import library word", before.into()) {
+            Ok(word) if word.get(LE) == descriptor => out.image_relative(before.into(), descriptor),
+            _ => break,
+        }
+        at = before;
+    }
+    out.area(at, u64::from((name & !3) - at), ObjectKind::ImportTable);
 }
 
 /// Reads the delay-load directory.

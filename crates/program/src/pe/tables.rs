@@ -230,10 +230,36 @@ pub fn load_config(image: &Image, out: &mut Directories) -> Result<Option<LoadCo
         chpe_metadata: f.pointer(0xc8)?,
     };
     out.area(at, size.into(), ObjectKind::LoadConfig);
+    if let Some((section, offset)) = config.dynamic_relocations {
+        // Version and size, then that many bytes.
+        let table = usize::from(section).checked_sub(1).and_then(|i| image.sections.get(i));
+        if let Some(rva) = table.and_then(|s| s.rva.checked_add(offset)) {
+            let size: &U32<LE> = bytes.get("dynamic value relocations", u64::from(rva) + 4)?;
+            bytes.bytes("dynamic value relocations", rva.into(), 8 + u64::from(size.get(LE)))?;
+            out.area(rva, 8 + u64::from(size.get(LE)), ObjectKind::LoadConfig);
+        }
+    }
+    if config.volatile_metadata != 0 {
+        volatile_metadata(&bytes, config.volatile_metadata, out)?;
+    }
     for &slot in &config.guard_pointers {
         out.area(slot, 8, ObjectKind::LoadConfig);
     }
     Ok(Some(config))
+}
+
+/// IMAGE_VOLATILE_METADATA: size, version, and two tables by RVA and size.
+fn volatile_metadata(bytes: &Bytes<'_>, at: u32, out: &mut Directories) -> Result<()> {
+    const WHAT: &str = "volatile metadata";
+    let fields: &[U32<LE>] = bytes.slice(WHAT, at.into(), 6)?;
+    out.area(at, fields[0].get(LE).max(24).into(), ObjectKind::LoadConfig);
+    for i in [2, 4] {
+        let (rva, size) = (fields[i].get(LE), fields[i + 1].get(LE));
+        bytes.bytes(WHAT, rva.into(), size.into())?;
+        out.image_relative(u64::from(at) + 4 * i as u64, rva);
+        out.area(rva, size.into(), ObjectKind::LoadConfig);
+    }
+    Ok(())
 }
 
 /// Reads the debug directory.

@@ -1,0 +1,387 @@
+//! The command line as data. Validation that needs more than one argument happens in the commands.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Make, sign, verify and apply hotpatches for Windows images.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hotgraft",
+    version,
+    about,
+    long_about = "hotgraft takes two shipped builds of a Windows image (old and new PE files with their PDBs) and makes a signed \
+                  hotpatch: a PE image whose functions replace the changed ones in a process that keeps running. Where a fix cannot be \
+                  grafted soundly it says so, names the change that prevents it, and writes nothing.",
+    after_help = "Examples:\n  \
+        hotgraft diff old/service.exe new/service.exe\n  \
+        hotgraft build old/service.exe new/service.exe -o service_hotpatch.dll --cve CVE-2026-0001\n  \
+        hotgraft sign service_hotpatch.dll -o signed.dll --key key.pem --cert chain.pem\n  \
+        hotgraft verify signed.dll --base old/service.exe --new new/service.exe --trust root.pem\n  \
+        hotgraft apply --pid 4711 --patch signed.dll --trust root.pem\n  \
+        hotgraft status --pid 4711\n  \
+        hotgraft rollback --pid 4711\n\n\
+        Exit codes: 0 done, or as expected; 1 the answer is no; 2 could not do it; 3 refused; 4 nothing to patch."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// When to colour human output.
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Say less on stderr (twice: errors only).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub quiet: u8,
+    /// Say more on stderr.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Threads to use; 0 means one per processor. The output does not depend on it.
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub jobs: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compare two builds of an image: exit 0 if nothing differs, 1 if something does.
+    Diff(DiffArgs),
+    /// Judge two builds and make a hotpatch image.
+    Build(BuildArgs),
+    /// Sign a PE file (Authenticode), or take a signature made elsewhere.
+    Sign(SignArgs),
+    /// Check structure, signature, base identity and what the patch leaves different.
+    Verify(VerifyArgs),
+    /// Show what is in an image or a hotpatch.
+    Inspect(InspectArgs),
+    /// Start a Windows program with patches applied before its code runs.
+    Run(RunArgs),
+    /// Apply a hotpatch to a running process.
+    Apply(ApplyArgs),
+    /// Take a hotpatch out of a running process.
+    Rollback(RollbackArgs),
+    /// Tell the patch state as read from memory.
+    Status(StatusArgs),
+    /// Print shell completions.
+    Completions {
+        /// Shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where the PDBs are.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PdbArgs {
+    /// PDB of OLD (default: beside the image, or by its debug directory's name).
+    #[arg(long, value_name = "F")]
+    pub old_pdb: Option<PathBuf>,
+    /// PDB of NEW.
+    #[arg(long, value_name = "F")]
+    pub new_pdb: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DiffFormat {
+    Text,
+    Json,
+    Html,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hotgraft diff old.dll new.dll\n  hotgraft diff old.dll new.dll --format html -o report.html\n  \
+                  hotgraft diff old.dll new.dll --explain parse_header")]
+pub struct DiffArgs {
+    /// The shipped image.
+    pub old: PathBuf,
+    /// The fixed image.
+    pub new: PathBuf,
+    #[command(flatten)]
+    pub pdbs: PdbArgs,
+    /// Match by structure alone, as if no PDB existed.
+    #[arg(long, conflicts_with_all = ["old_pdb", "new_pdb"])]
+    pub no_pdb: bool,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = DiffFormat::Text)]
+    pub format: DiffFormat,
+    /// Output file; `-` is stdout.
+    #[arg(short, long, value_name = "F", default_value = "-")]
+    pub output: PathBuf,
+    /// Show one function of both sides, aligned by instruction.
+    #[arg(long, value_name = "NAME")]
+    pub explain: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReachArg {
+    /// RIP-relative fields, resolved after placing the patch within 2 GB of the base.
+    Near,
+    /// Slots in read-only data; works at any distance.
+    Any,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hotgraft build old.dll new.dll -o fix_hotpatch.dll --sequence 2 --kb KB5000001 --cve CVE-2026-0001\n  \
+                  hotgraft build old.dll new.dll --dry-run\n  hotgraft build --explain data.initialiser.changed")]
+pub struct BuildArgs {
+    /// The shipped image, the one that runs.
+    #[arg(required_unless_present = "explain")]
+    pub old: Option<PathBuf>,
+    /// The fixed image.
+    #[arg(required_unless_present = "explain")]
+    pub new: Option<PathBuf>,
+    /// The hotpatch image to write.
+    #[arg(short, long, value_name = "PATCH", required_unless_present_any = ["dry_run", "explain"])]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub pdbs: PdbArgs,
+    /// Sequence number of the patch; a later patch of the same base needs a higher one.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub sequence: u32,
+    /// KB id to carry.
+    #[arg(long, value_name = "ID")]
+    pub kb: Option<String>,
+    /// CVE that the patch fixes; may be given several times.
+    #[arg(long, value_name = "ID")]
+    pub cve: Vec<String>,
+    /// Accept a named condition of the verdict; may be given several times.
+    #[arg(long, value_name = "KEY")]
+    pub accept: Vec<String>,
+    /// Also write the JSON report here (written for a refusal too).
+    #[arg(long, value_name = "F")]
+    pub report: Option<PathBuf>,
+    /// Output format of the report on stdout.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Stop at the verdict and write no patch.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How patch code reaches the base (default: any where proven safe, else near).
+    #[arg(long, value_enum)]
+    pub reach: Option<ReachArg>,
+    /// Allow a patch for images without PDBs.
+    #[arg(long)]
+    pub allow_without_pdb: bool,
+    /// Print a stage as JSON instead of the report.
+    #[arg(long, value_enum, value_name = "STAGE")]
+    pub emit: Option<Stage>,
+    /// Explain a rule key and exit.
+    #[arg(long, value_name = "KEY", exclusive = true)]
+    pub explain: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    Program,
+    Comparison,
+    Plan,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hotgraft sign patch.dll -o signed.dll --key key.pem --cert chain.pem\n  \
+                  hotgraft sign patch.dll -o signed.dll --pfx key.pfx --password-file pw.txt --timestamp http://tsa.example/\n  \
+                  hotgraft sign patch.dll --cert chain.pem --hash-only to-sign.der     # the bytes a signing service signs\n  \
+                  hotgraft sign patch.dll -o signed.dll --cert chain.pem --attach signature.bin")]
+pub struct SignArgs {
+    /// PE file.
+    pub file: PathBuf,
+    /// Signed file to write.
+    #[arg(short, long, value_name = "OUT", required_unless_present = "hash_only")]
+    pub output: Option<PathBuf>,
+    /// Key and certificates in one PFX file.
+    #[arg(long, value_name = "F", conflicts_with_all = ["key", "pkcs11"])]
+    pub pfx: Option<PathBuf>,
+    /// Private key, PEM.
+    #[arg(long, value_name = "F", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Certificate chain, PEM, the signer's first.
+    #[arg(long, value_name = "F")]
+    pub cert: Option<PathBuf>,
+    /// Key in a PKCS#11 token.
+    #[arg(long, value_name = "URI")]
+    pub pkcs11: Option<String>,
+    /// File with the password of the key (first line).
+    #[arg(long, value_name = "F", conflicts_with = "password_env")]
+    pub password_file: Option<PathBuf>,
+    /// Environment variable with the password of the key.
+    #[arg(long, value_name = "NAME")]
+    pub password_env: Option<String>,
+    /// RFC 3161 timestamp server; a missing timestamp is an error. May be given several times, tried in order.
+    #[arg(long, value_name = "URL")]
+    pub timestamp: Vec<String>,
+    /// Write the exact bytes that are to be signed and stop.
+    #[arg(long, value_name = "F", conflicts_with_all = ["attach", "key", "pfx"])]
+    pub hash_only: Option<PathBuf>,
+    /// Take a raw signature or a finished PKCS#7 made elsewhere.
+    #[arg(long, value_name = "F", conflicts_with_all = ["key", "pfx"])]
+    pub attach: Option<PathBuf>,
+    /// Digest.
+    #[arg(long, value_enum, default_value_t = DigestArg::Sha256)]
+    pub digest: DigestArg,
+    /// Add the signature beside the ones there are, as a nested one.
+    #[arg(long)]
+    pub append: bool,
+    /// Add page hashes.
+    #[arg(long)]
+    pub page_hashes: bool,
+    /// Description shown to users.
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// URL shown to users.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DigestArg {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+/// Whom to trust.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TrustArgs {
+    /// Trusted root certificates, PEM.
+    #[arg(long, value_name = "PEM")]
+    pub trust: Option<PathBuf>,
+    /// Trust policy file (roots, publisher, purposes, minimum sequence, denied hashes).
+    #[arg(long, value_name = "F")]
+    pub policy: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Hotpatch (or any signed PE file, for its signature).
+    pub patch: PathBuf,
+    /// The base image, for its identity; with --new also the residual check.
+    #[arg(long, value_name = "OLD")]
+    pub base: Option<PathBuf>,
+    /// The new image.
+    #[arg(long, value_name = "NEW", requires = "base")]
+    pub new: Option<PathBuf>,
+    #[command(flatten)]
+    pub pdbs: PdbArgs,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").args(["functions", "tables", "signature", "coverage", "disasm"]))]
+pub struct InspectArgs {
+    /// Image or hotpatch.
+    pub file: PathBuf,
+    /// PDB of the image (default: beside the image, or by its debug directory's name).
+    #[arg(long, value_name = "F")]
+    pub pdb: Option<PathBuf>,
+    /// Functions with ranges and evidence.
+    #[arg(long)]
+    pub functions: bool,
+    /// Hotpatch tables.
+    #[arg(long)]
+    pub tables: bool,
+    /// Signatures and certificates.
+    #[arg(long)]
+    pub signature: bool,
+    /// Shares of explained bytes, and the ranges that are not.
+    #[arg(long)]
+    pub coverage: bool,
+    /// Disassembly of one function, references named.
+    #[arg(long, value_name = "NAME")]
+    pub disasm: Option<String>,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Hotpatch; may be given several times, each is applied to the image it is for.
+    #[arg(long, value_name = "PATCH", required = true)]
+    pub patch: Vec<PathBuf>,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    /// Load patches that nobody signed (for trials; a policy can forbid it).
+    #[arg(long)]
+    pub allow_unsigned: bool,
+    /// Program and its arguments.
+    #[arg(last = true, required = true, value_name = "PROGRAM ARGS")]
+    pub program: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// Process id.
+    #[arg(long, value_name = "N")]
+    pub pid: u32,
+    /// Hotpatch.
+    #[arg(long, value_name = "PATCH")]
+    pub patch: PathBuf,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    /// Load a patch that nobody signed (for trials; a policy can forbid it).
+    #[arg(long)]
+    pub allow_unsigned: bool,
+    /// Give up when no safe moment was found in this time.
+    #[arg(long, value_name = "MS", default_value_t = 5000)]
+    pub timeout: u64,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// Process id.
+    #[arg(long, value_name = "N")]
+    pub pid: u32,
+    /// Only this patch (default: the one that is active).
+    #[arg(long, value_name = "PATCH")]
+    pub patch: Option<PathBuf>,
+    /// Give up when no safe moment was found in this time.
+    #[arg(long, value_name = "MS", default_value_t = 5000)]
+    pub timeout: u64,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").args(["pid", "all", "image"]))]
+pub struct StatusArgs {
+    /// One process.
+    #[arg(long, value_name = "N")]
+    pub pid: Option<u32>,
+    /// All processes that can be read (default).
+    #[arg(long)]
+    pub all: bool,
+    /// Processes in which this image is loaded.
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Exit 1 unless every process that was looked at has this sequence applied (0: none).
+    #[arg(long, value_name = "SEQUENCE")]
+    pub expect: Option<u32>,
+}

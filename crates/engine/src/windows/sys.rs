@@ -1,0 +1,424 @@
+//! The Windows API behind safe functions: the only place (with the agent's code, `stub.rs`) that is `unsafe`, because
+//! foreign functions are. Every function says what it passes on; nothing here decides anything.
+#![allow(unsafe_code, reason = "calls into the Windows API")]
+
+use std::ffi::c_void;
+use std::mem::{size_of, zeroed};
+use std::ptr::{null, null_mut};
+
+use windows_sys::Wdk::System::Threading::{NtQueryInformationProcess, NtQueryInformationThread};
+use windows_sys::Win32::Foundation::*;
+use windows_sys::Win32::System::Console::SetConsoleCtrlHandler;
+use windows_sys::Win32::System::Diagnostics::Debug::*;
+use windows_sys::Win32::System::Diagnostics::ToolHelp::*;
+use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleA, GetProcAddress};
+use windows_sys::Win32::System::Memory::*;
+use windows_sys::Win32::System::ProcessStatus::*;
+use windows_sys::Win32::System::Threading::*;
+
+use crate::space::SpaceError;
+
+pub(super) type Result<T> = std::result::Result<T, SpaceError>;
+
+/// Rights of a process handle.
+pub(super) mod access {
+    use windows_sys::Win32::System::Threading::*;
+
+    /// Enough to read memory and list images.
+    pub const QUERY: u32 = PROCESS_VM_READ | PROCESS_QUERY_INFORMATION;
+    /// Enough to change memory, start the agent and exchange handles with it.
+    pub const CHANGE: u32 =
+        QUERY | PROCESS_VM_WRITE | PROCESS_VM_OPERATION | PROCESS_CREATE_THREAD | PROCESS_DUP_HANDLE | SYNCHRONIZE;
+    /// Waiting for an object.
+    pub const SYNCHRONIZE: u32 = 0x10_0000;
+    /// Setting and waiting for an event.
+    pub const EVENT: u32 = SYNCHRONIZE | 2;
+    /// Looking at a suspended thread.
+    pub const THREAD: u32 = THREAD_GET_CONTEXT | THREAD_QUERY_INFORMATION;
+}
+
+/// A handle that is closed when dropped.
+#[derive(Debug)]
+pub(super) struct Handle(HANDLE);
+
+// SAFETY: kernel handles are valid on all threads of the process.
+unsafe impl Send for Handle {}
+// SAFETY: as above; every use is a system call.
+unsafe impl Sync for Handle {}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours alone.
+        unsafe { CloseHandle(self.0) };
+    }
+}
+
+/// An error with what the system says about its last failure.
+pub(super) fn failed<T>(operation: &'static str, address: u64, size: u64) -> Result<T> {
+    let message = std::io::Error::last_os_error().to_string();
+    Err(SpaceError { operation, address, size, message })
+}
+
+fn check(ok: BOOL, operation: &'static str, address: u64, size: u64) -> Result<()> {
+    if ok != 0 { Ok(()) } else { failed(operation, address, size) }
+}
+
+fn owned(handle: HANDLE, operation: &'static str, id: u64) -> Result<Handle> {
+    if handle.is_null() || handle == INVALID_HANDLE_VALUE { failed(operation, id, 0) } else { Ok(Handle(handle)) }
+}
+
+type BOOL = i32;
+
+/// OpenProcess.
+pub(super) fn open_process(pid: u32, rights: u32) -> Result<Handle> {
+    // SAFETY: no pointers.
+    owned(unsafe { OpenProcess(rights, 0, pid) }, "open process", pid as u64)
+}
+
+/// The machine of the process and of the system (IMAGE_FILE_MACHINE_*).
+pub(super) fn machines(process: &Handle) -> Result<(u16, u16)> {
+    let (mut of_process, mut native) = (0, 0);
+    // SAFETY: both pointers are to locals.
+    check(unsafe { IsWow64Process2(process.0, &mut of_process, &mut native) }, "query machine", 0, 0)?;
+    Ok((if of_process == 0 { native } else { of_process }, native))
+}
+
+/// Whether the process may not create executable memory.
+pub(super) fn prohibits_dynamic_code(process: &Handle) -> bool {
+    let mut flags = 0u32;
+    // SAFETY: the policy is a structure of one u32.
+    let ok = unsafe {
+        GetProcessMitigationPolicy(process.0, ProcessDynamicCodePolicy, (&raw mut flags).cast(), size_of::<u32>())
+    };
+    ok != 0 && flags & 1 != 0
+}
+
+/// Whether the process checks indirect calls against a map of valid targets.
+pub(super) fn has_flow_guard(process: &Handle) -> bool {
+    let mut flags = 0u32;
+    // SAFETY: the policy is a structure of one u32.
+    let ok = unsafe {
+        GetProcessMitigationPolicy(process.0, ProcessControlFlowGuardPolicy, (&raw mut flags).cast(), size_of::<u32>())
+    };
+    ok != 0 && flags & 1 != 0
+}
+
+/// ReadProcessMemory.
+pub(super) fn read(process: &Handle, address: u64, out: &mut [u8]) -> Result<()> {
+    let mut done = 0;
+    // SAFETY: `out` is valid for its length.
+    let ok = unsafe {
+        ReadProcessMemory(process.0, address as *const c_void, out.as_mut_ptr().cast(), out.len(), &mut done)
+    };
+    check((ok != 0 && done == out.len()) as BOOL, "read", address, out.len() as u64)
+}
+
+/// WriteProcessMemory.
+pub(super) fn write(process: &Handle, address: u64, bytes: &[u8]) -> Result<()> {
+    let mut done = 0;
+    // SAFETY: `bytes` is valid for its length.
+    let ok = unsafe {
+        WriteProcessMemory(process.0, address as *const c_void, bytes.as_ptr().cast(), bytes.len(), &mut done)
+    };
+    check((ok != 0 && done == bytes.len()) as BOOL, "write", address, bytes.len() as u64)
+}
+
+/// What VirtualQueryEx says of the pages at an address.
+pub(super) struct Pages {
+    pub address: u64,
+    pub size: u64,
+    pub allocation: u64,
+    pub committed: bool,
+    pub free: bool,
+    pub protection: u32,
+    pub private: bool,
+}
+
+/// VirtualQueryEx; `None` above the last address.
+pub(super) fn query(process: &Handle, address: u64) -> Option<Pages> {
+    // SAFETY: a plain structure, filled by the call.
+    let mut info: MEMORY_BASIC_INFORMATION = unsafe { zeroed() };
+    // SAFETY: `info` is valid for its size.
+    let done = unsafe {
+        VirtualQueryEx(process.0, address as *const c_void, &mut info, size_of::<MEMORY_BASIC_INFORMATION>())
+    };
+    (done != 0).then_some(Pages {
+        address: info.BaseAddress as u64,
+        size: info.RegionSize as u64,
+        allocation: info.AllocationBase as u64,
+        committed: info.State == MEM_COMMIT,
+        free: info.State == MEM_FREE,
+        protection: info.Protect,
+        private: info.Type == MEM_PRIVATE,
+    })
+}
+
+/// VirtualAllocEx, reserve and commit, read-write, at `address` or (0) anywhere.
+pub(super) fn allocate(process: &Handle, address: u64, size: u64) -> Result<u64> {
+    // SAFETY: no pointers into our memory.
+    let at = unsafe {
+        VirtualAllocEx(process.0, address as *const c_void, size as usize, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE)
+    };
+    if at.is_null() { failed("allocate", address, size) } else { Ok(at as u64) }
+}
+
+/// VirtualFreeEx of a whole allocation.
+pub(super) fn free(process: &Handle, address: u64) -> Result<()> {
+    // SAFETY: no pointers into our memory.
+    check(unsafe { VirtualFreeEx(process.0, address as *mut c_void, 0, MEM_RELEASE) }, "free", address, 0)
+}
+
+/// VirtualProtectEx.
+pub(super) fn protect(process: &Handle, address: u64, size: u64, protection: u32) -> Result<()> {
+    let mut old = 0;
+    // SAFETY: `old` is a local.
+    let ok = unsafe { VirtualProtectEx(process.0, address as *const c_void, size as usize, protection, &mut old) };
+    check(ok, "protect", address, size)
+}
+
+/// FlushInstructionCache.
+pub(super) fn flush(process: &Handle, address: u64, size: u64) -> Result<()> {
+    // SAFETY: no pointers into our memory.
+    check(unsafe { FlushInstructionCache(process.0, address as *const c_void, size as usize) }, "flush", address, size)
+}
+
+/// Loaded 64-bit images: (address, file name), as the loader lists them.
+pub(super) fn modules(process: &Handle) -> Result<Vec<(u64, String)>> {
+    let mut modules: Vec<HMODULE> = vec![null_mut(); 256];
+    loop {
+        let bytes = (modules.len() * size_of::<HMODULE>()) as u32;
+        let mut needed = 0;
+        // SAFETY: `modules` is valid for `bytes`.
+        let ok =
+            unsafe { K32EnumProcessModulesEx(process.0, modules.as_mut_ptr(), bytes, &mut needed, LIST_MODULES_64BIT) };
+        check(ok, "list images", 0, 0)?;
+        let count = needed as usize / size_of::<HMODULE>();
+        if count <= modules.len() {
+            modules.truncate(count);
+            break;
+        }
+        // More may be loaded meanwhile.
+        modules.resize((count + 64).min(1 << 16), null_mut());
+    }
+    let mut name = [0u16; 512];
+    let mut all = Vec::with_capacity(modules.len());
+    for module in modules {
+        // SAFETY: `name` is valid for its length.
+        let size = unsafe { K32GetModuleBaseNameW(process.0, module, name.as_mut_ptr(), name.len() as u32) };
+        // One that is being unloaded has no name any more.
+        if size > 0 {
+            all.push((module as u64, String::from_utf16_lossy(&name[..size as usize])));
+        }
+    }
+    Ok(all)
+}
+
+/// Address of the process environment block.
+pub(super) fn process_block(process: &Handle) -> Result<u64> {
+    // SAFETY: a plain structure, filled by the call.
+    let mut info: PROCESS_BASIC_INFORMATION = unsafe { zeroed() };
+    // SAFETY: `info` is valid for its size; class 0 is ProcessBasicInformation.
+    let status = unsafe {
+        NtQueryInformationProcess(
+            process.0,
+            0,
+            (&raw mut info).cast(),
+            size_of::<PROCESS_BASIC_INFORMATION>() as u32,
+            null_mut(),
+        )
+    };
+    if status < 0 {
+        let message = format!("NTSTATUS {status:#010x}");
+        return Err(SpaceError { operation: "query process", address: 0, size: 0, message });
+    }
+    Ok(info.PebBaseAddress as u64)
+}
+
+/// Address of a thread's environment block.
+pub(super) fn thread_block(thread: &Handle) -> Option<u64> {
+    // THREAD_BASIC_INFORMATION: status, block, ids, affinity, priorities.
+    let mut info = [0u64; 6];
+    // SAFETY: `info` is valid for its size; class 0 is ThreadBasicInformation.
+    let status = unsafe {
+        NtQueryInformationThread(thread.0, 0, info.as_mut_ptr().cast(), size_of_val(&info) as u32, null_mut())
+    };
+    (status >= 0).then_some(info[1])
+}
+
+#[repr(align(16))]
+struct AlignedContext(CONTEXT);
+
+/// Registers of a suspended thread. Waits until it really stands.
+pub(super) fn context(thread: &Handle) -> Result<Registers> {
+    // SAFETY: a plain structure, filled by the call.
+    let mut context = AlignedContext(unsafe { zeroed() });
+    // CONTEXT_AMD64 | CONTROL | INTEGER
+    context.0.ContextFlags = 0x10_0003;
+    // SAFETY: `context` is valid and aligned.
+    check(unsafe { GetThreadContext(thread.0, &mut context.0) }, "read registers", 0, 0)?;
+    let c = &context.0;
+    Ok(Registers {
+        ip: c.Rip,
+        integer: [
+            c.Rax, c.Rcx, c.Rdx, c.Rbx, c.Rsp, c.Rbp, c.Rsi, c.Rdi, c.R8, c.R9, c.R10, c.R11, c.R12, c.R13, c.R14,
+            c.R15,
+        ],
+    })
+}
+
+/// Registers that unwinding needs, integer ones by their number in encodings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Registers {
+    pub ip: u64,
+    pub integer: [u64; 16],
+}
+
+/// OpenThread.
+pub(super) fn open_thread(id: u32, rights: u32) -> Result<Handle> {
+    // SAFETY: no pointers.
+    owned(unsafe { OpenThread(rights, 0, id) }, "open thread", id as u64)
+}
+
+/// ResumeThread.
+pub(super) fn resume_thread(thread: &Handle) -> Result<()> {
+    // SAFETY: no pointers.
+    check((unsafe { ResumeThread(thread.0) } != u32::MAX) as BOOL, "resume thread", 0, 0)
+}
+
+/// SuspendThread.
+pub(super) fn suspend_thread(thread: &Handle) -> Result<()> {
+    // SAFETY: no pointers.
+    check((unsafe { SuspendThread(thread.0) } != u32::MAX) as BOOL, "suspend thread", 0, 0)
+}
+
+/// Ids of the threads of a process.
+pub(super) fn threads_of(pid: u32) -> Result<Vec<u32>> {
+    // SAFETY: no pointers.
+    let snapshot = owned(unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0) }, "list threads", pid as u64)?;
+    // SAFETY: a plain structure.
+    let mut entry: THREADENTRY32 = unsafe { zeroed() };
+    entry.dwSize = size_of::<THREADENTRY32>() as u32;
+    let mut all = Vec::new();
+    // SAFETY: `entry` states its size.
+    let mut more = unsafe { Thread32First(snapshot.0, &mut entry) };
+    while more != 0 {
+        if entry.th32OwnerProcessID == pid {
+            all.push(entry.th32ThreadID);
+        }
+        // SAFETY: as above.
+        more = unsafe { Thread32Next(snapshot.0, &mut entry) };
+    }
+    Ok(all)
+}
+
+/// Running processes: (id, file name).
+pub(super) fn processes() -> Result<Vec<(u32, String)>> {
+    // SAFETY: no pointers.
+    let snapshot = owned(unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPPROCESS, 0) }, "list processes", 0)?;
+    // SAFETY: a plain structure.
+    let mut entry: PROCESSENTRY32W = unsafe { zeroed() };
+    entry.dwSize = size_of::<PROCESSENTRY32W>() as u32;
+    let mut all = Vec::new();
+    // SAFETY: `entry` states its size.
+    let mut more = unsafe { Process32FirstW(snapshot.0, &mut entry) };
+    while more != 0 {
+        let end = entry.szExeFile.iter().position(|&unit| unit == 0).unwrap_or(entry.szExeFile.len());
+        all.push((entry.th32ProcessID, String::from_utf16_lossy(&entry.szExeFile[..end])));
+        // SAFETY: as above.
+        more = unsafe { Process32NextW(snapshot.0, &mut entry) };
+    }
+    Ok(all)
+}
+
+/// CreateRemoteThread.
+pub(super) fn create_thread(process: &Handle, start: u64, parameter: u64) -> Result<Handle> {
+    // SAFETY: a thread start routine is an address in the target, which is not called here.
+    let routine = unsafe { std::mem::transmute::<*const c_void, LPTHREAD_START_ROUTINE>(start as *const c_void) };
+    // SAFETY: the parameter is an address in the target.
+    let thread =
+        unsafe { CreateRemoteThread(process.0, null(), 0, routine, parameter as *const c_void, 0, null_mut()) };
+    owned(thread, "create thread", start)
+}
+
+/// An auto-reset event.
+pub(super) fn event() -> Result<Handle> {
+    // SAFETY: no pointers but null.
+    owned(unsafe { CreateEventW(null(), 0, 0, null()) }, "create event", 0)
+}
+
+/// SetEvent.
+pub(super) fn set_event(event: &Handle) -> Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { SetEvent(event.0) }, "set event", 0, 0)
+}
+
+/// Wait for the first of `handles`; `None` after `milliseconds`.
+pub(super) fn wait(handles: &[&Handle], milliseconds: u32) -> Option<usize> {
+    let raw: Vec<HANDLE> = handles.iter().map(|handle| handle.0).collect();
+    // SAFETY: `raw` is valid for its length.
+    let index = unsafe { WaitForMultipleObjects(raw.len() as u32, raw.as_ptr(), 0, milliseconds) };
+    ((index as usize) < raw.len()).then_some(index as usize)
+}
+
+/// Give the target a handle to one of our objects; returns the value that is valid in the target.
+pub(super) fn give(process: &Handle, ours: &Handle, rights: u32) -> Result<u64> {
+    let mut theirs = null_mut();
+    // SAFETY: `theirs` is a local.
+    let ok = unsafe { DuplicateHandle(GetCurrentProcess(), ours.0, process.0, &mut theirs, rights, 0, 0) };
+    check(ok, "give handle", 0, 0)?;
+    Ok(theirs as u64)
+}
+
+/// Give the target a handle to our own process, good for waiting alone.
+pub(super) fn give_self(process: &Handle) -> Result<u64> {
+    let mut theirs = null_mut();
+    // SAFETY: `theirs` is a local.
+    let ok = unsafe {
+        let own = GetCurrentProcess();
+        DuplicateHandle(own, own, process.0, &mut theirs, access::SYNCHRONIZE, 0, 0)
+    };
+    check(ok, "give handle", 0, 0)?;
+    Ok(theirs as u64)
+}
+
+/// Get a handle to an object that the target has a handle to.
+pub(super) fn take(process: &Handle, theirs: u64, rights: u32) -> Result<Handle> {
+    let mut ours = null_mut();
+    // SAFETY: `ours` is a local.
+    let ok = unsafe { DuplicateHandle(process.0, theirs as HANDLE, GetCurrentProcess(), &mut ours, rights, 0, 0) };
+    check(ok, "take handle", theirs, 0)?;
+    owned(ours, "take handle", theirs)
+}
+
+/// SetProcessValidCallTargets, where the system has it.
+pub(super) fn valid_call_targets(process: &Handle, address: u64, size: u64, offsets: &[u32]) -> Result<()> {
+    type Function = unsafe extern "system" fn(HANDLE, *const c_void, usize, u32, *mut CFG_CALL_TARGET_INFO) -> BOOL;
+    // SAFETY: zero-terminated names.
+    let found = unsafe {
+        GetProcAddress(
+            GetModuleHandleA(c"kernelbase.dll".as_ptr().cast()),
+            c"SetProcessValidCallTargets".as_ptr().cast(),
+        )
+    };
+    let Some(found) = found else {
+        return Ok(());
+    };
+    // SAFETY: the function's documented signature.
+    let function = unsafe { std::mem::transmute::<unsafe extern "system" fn() -> isize, Function>(found) };
+    let mut targets: Vec<CFG_CALL_TARGET_INFO> =
+        offsets.iter().map(|&offset| CFG_CALL_TARGET_INFO { Offset: offset as usize, Flags: 1 }).collect();
+    // SAFETY: `targets` is valid for its length.
+    let ok = unsafe {
+        function(process.0, address as *const c_void, size as usize, targets.len() as u32, targets.as_mut_ptr())
+    };
+    check(ok, "register call targets", address, size)
+}
+
+/// Let Ctrl-C and Ctrl-Break go to the program that we run, and not end us.
+pub(super) fn leave_interrupts_to_child() {
+    unsafe extern "system" fn handler(kind: u32) -> BOOL {
+        (kind <= 1) as BOOL
+    }
+    // SAFETY: the handler is a function of ours that lives for ever.
+    unsafe { SetConsoleCtrlHandler(Some(handler), 1) };
+}

@@ -1,0 +1,427 @@
+//! What a patch must contain: the changed functions and everything of the new image that they cannot do without.
+//!
+//! Start with the functions whose code differs. Whatever they reach that the base has not is added; a changed constant
+//! brings in every function that reads it; a function whose old entry cannot be redirected brings in its callers. A
+//! function that is equal in both images is never taken without one of these reasons, and the reason is kept.
+
+use crate::context::{Context, finding, object_label};
+use crate::plan::PlannedReference;
+use crate::resolve::Resolver;
+use crate::uses::{User, is_address_taken};
+use crate::verdict::{Difference, Finding, Outcome};
+use hotgraft_diff::comparison::{Status, function_label};
+use hotgraft_program::{
+    Entity, EntryKind, Evidence, Form, FunctionId, ImportId, Linkage, ObjectId, ObjectKind, Reference,
+};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why something is in the patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its code or contents differ.
+    Changed,
+    /// The base has not got it, and the named user needs it.
+    Needed(String),
+    /// It reads the named constant, whose contents changed.
+    Reads(String),
+    /// It calls the named function, whose old entry stays as it is.
+    Calls(String),
+    /// It holds the address of the named constant, which is copied.
+    Holds(String),
+    /// An address can mean the end of one and the start of the other, so both are taken.
+    Neighbour(String),
+}
+
+/// Functions, objects and imports of the patch, and how each of their references is resolved.
+#[derive(Debug, Default)]
+pub struct Closure {
+    /// Functions of the new image.
+    pub functions: BTreeMap<FunctionId, Why>,
+    /// Those of them that replace a base function without a redirect: all callers are in the closure as well.
+    pub direct_only: BTreeSet<FunctionId>,
+    /// Objects of the new image that are copied, or new variables.
+    pub objects: BTreeMap<ObjectId, Why>,
+    /// Objects that keep their spacing.
+    pub groups: Vec<BTreeSet<ObjectId>>,
+    /// Imports of the new image that the base has not.
+    pub imports: BTreeSet<ImportId>,
+    /// All references, sorted by site.
+    pub references: Vec<PlannedReference>,
+    /// What stands against it.
+    pub blocks: Vec<Finding>,
+}
+
+/// How an object of the new image is had in the patched process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The base's own.
+    Base(ObjectId),
+    /// A private copy, or a new variable in the patch.
+    Patch,
+    /// Not to be had: it belongs to the image itself and the base has no such thing.
+    Nowhere,
+}
+
+/// True for data that the linker or compiler derives from other things that are compared by themselves.
+pub fn is_derived(kind: ObjectKind) -> bool {
+    matches!(
+        kind,
+        ObjectKind::RuntimeFunctions
+            | ObjectKind::ImportTable
+            | ObjectKind::ImportAddressTable
+            | ObjectKind::ExportTable
+            | ObjectKind::LoadConfig
+            | ObjectKind::Debug
+            | ObjectKind::Resource
+            | ObjectKind::BaseRelocations
+            | ObjectKind::TlsDirectory
+            | ObjectKind::TlsTemplate
+            | ObjectKind::InitializerTable
+            | ObjectKind::PseudoRelocations
+    )
+}
+
+impl Closure {
+    /// Computes the closure over all differences.
+    pub fn of(ctx: &Context) -> Self {
+        let mut b = Builder { ctx, out: Self::default(), functions: Vec::new(), objects: Vec::new() };
+        for pair in &ctx.cmp.functions {
+            if let (Status::Changed, Some(new)) = (pair.status, pair.new) {
+                b.add_function(new, Why::Changed);
+            }
+        }
+        for pair in &ctx.cmp.objects {
+            if let (Status::Changed, Some(_), Some(new)) = (pair.status, pair.old, pair.new) {
+                b.changed_object(new);
+            }
+        }
+        b.run();
+        loop {
+            let found = Resolver::new(ctx, &b.out).run();
+            if found.neighbours.is_empty() {
+                b.out.references = found.references;
+                b.out.blocks.extend(found.blocks);
+                break;
+            }
+            let before = (b.out.objects.len(), b.out.groups.clone());
+            for (a, z) in found.neighbours {
+                b.join(a, z);
+            }
+            b.run();
+            if before == (b.out.objects.len(), b.out.groups.clone()) {
+                // Nothing was gained: the resolver must not ask for what is there.
+                b.out.references = found.references;
+                b.out.blocks.extend(found.blocks);
+                break;
+            }
+        }
+        let mut out = b.out;
+        out.blocks.sort_by(|a, b| (a.key, &a.subject, &a.text).cmp(&(b.key, &b.subject, &b.text)));
+        out.blocks.dedup();
+        out
+    }
+
+    /// How a new object is had.
+    pub fn place(&self, ctx: &Context, new: ObjectId) -> Place {
+        if self.objects.contains_key(&new) {
+            return Place::Patch;
+        }
+        natural_place(ctx, new)
+    }
+}
+
+/// How a new object is had before anything forces a copy.
+pub fn natural_place(ctx: &Context, new: ObjectId) -> Place {
+    let object = &ctx.new.objects[new.index()];
+    let pair = ctx.cmp.object_pair_of_new(new);
+    if matches!(object.kind, ObjectKind::JumpTable(_) | ObjectKind::Unwind) {
+        return Place::Patch;
+    }
+    match pair.old {
+        Some(old) if object.writable || ctx.old.objects[old.index()].writable => Place::Base(old),
+        Some(old) if pair.status == Status::Identical || is_derived(object.kind) => Place::Base(old),
+        Some(_) => Place::Patch,
+        None if is_derived(object.kind) => Place::Nowhere,
+        None => Place::Patch,
+    }
+}
+
+/// True if the prototypes of a pair differ in text.
+pub fn signature_changed(ctx: &Context, old: FunctionId, new: FunctionId) -> bool {
+    match (&ctx.old.functions[old.index()].prototype, &ctx.new.functions[new.index()].prototype) {
+        (Some(a), Some(b)) => crate::rules::types::normalised(a) != crate::rules::types::normalised(b),
+        _ => false,
+    }
+}
+
+struct Builder<'a, 'c> {
+    ctx: &'a Context<'c>,
+    out: Closure,
+    functions: Vec<FunctionId>,
+    objects: Vec<ObjectId>,
+}
+
+impl Builder<'_, '_> {
+    fn run(&mut self) {
+        loop {
+            if let Some(f) = self.functions.pop() {
+                self.visit_function(f);
+            } else if let Some(o) = self.objects.pop() {
+                self.visit_object(o);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn add_function(&mut self, new: FunctionId, why: Why) {
+        if let Entry::Vacant(slot) = self.out.functions.entry(new) {
+            slot.insert(why);
+            self.functions.push(new);
+        }
+    }
+
+    fn add_object(&mut self, new: ObjectId, why: Why) {
+        if let Entry::Vacant(slot) = self.out.objects.entry(new) {
+            slot.insert(why);
+            self.objects.push(new);
+        }
+    }
+
+    fn block(
+        &mut self,
+        key: &'static str,
+        about: Option<Difference>,
+        subject: String,
+        text: &str,
+        source: Option<String>,
+    ) {
+        self.out.blocks.push(finding(key, Outcome::Refuse, about, subject, text, source));
+    }
+
+    fn join(&mut self, a: ObjectId, z: ObjectId) {
+        let why = |o| Why::Neighbour(object_label(self.ctx.new, o));
+        let (why_a, why_z) = (why(z), why(a));
+        self.add_object(a, why_a);
+        self.add_object(z, why_z);
+        let mut merged = BTreeSet::from([a, z]);
+        self.out.groups.retain(|g| {
+            let touches = g.contains(&a) || g.contains(&z);
+            if touches {
+                merged.extend(g.iter().copied());
+            }
+            !touches
+        });
+        self.out.groups.push(merged);
+        self.out.groups.sort();
+    }
+
+    fn visit_function(&mut self, new: FunctionId) {
+        let ctx = self.ctx;
+        let f = &ctx.new.functions[new.index()];
+        let label = function_label(ctx.new, new);
+        for range in &f.ranges {
+            for r in ctx.new.references_in(range.rva, range.end()) {
+                self.visit_reference(r, &label);
+            }
+        }
+        for &u in &f.unwind {
+            if let Some(info) = ctx.new.unwind.get(u as usize) {
+                for r in &info.references {
+                    self.visit_reference(r, &label);
+                }
+            }
+        }
+        for table in &f.jump_tables {
+            self.add_object(table.object, Why::Needed(label.clone()));
+        }
+        let old = ctx.function_pair(new).0.old;
+        if let Some(old) = old {
+            self.check_entry(old, new);
+        }
+    }
+
+    /// A function whose old entry is not redirected needs all its callers.
+    fn check_entry(&mut self, old: FunctionId, new: FunctionId) {
+        let ctx = self.ctx;
+        let key = if signature_changed(ctx, old, new) {
+            "code.signature.changed"
+        } else if ctx.old.functions[old.index()].entry_kind == EntryKind::None {
+            "entry.site.not_redirectable"
+        } else {
+            return;
+        };
+        let about = Some(ctx.function_pair(new).1);
+        let subject = ctx.function_subject(Some(old), Some(new));
+        let source = ctx.function_source(Some(old), Some(new));
+        if let Some(holder) = self.address_holder(old, new) {
+            let text = match key {
+                "code.signature.changed" => format!(
+                    "The prototype was `{}` and is `{}`, and callers that are not known can reach it: {holder}.",
+                    ctx.old.functions[old.index()].prototype.as_deref().unwrap_or("?"),
+                    ctx.new.functions[new.index()].prototype.as_deref().unwrap_or("?"),
+                ),
+                _ => format!("The old entry has no room for a redirect, and not only direct calls reach it: {holder}."),
+            };
+            self.block(key, about, subject, &text, source);
+            return;
+        }
+        self.out.direct_only.insert(new);
+        let label = function_label(ctx.new, new);
+        let callers: Vec<FunctionId> = ctx
+            .old_uses
+            .of_function(old)
+            .iter()
+            .filter_map(|u| match u.user {
+                User::Function(caller) => ctx.cmp.new_function(caller),
+                _ => None,
+            })
+            .chain(ctx.new_uses.of_function(new).iter().filter_map(|u| match u.user {
+                User::Function(caller) => Some(caller),
+                _ => None,
+            }))
+            .collect();
+        for caller in callers {
+            // The loader calls it once, and has done so: its new version would never run.
+            if let Some(last) = ctx.function_pair(caller).0.old
+                && ctx.old.functions[last.index()].evidence.contains(Evidence::ENTRY_POINT)
+            {
+                let name = function_label(ctx.old, last);
+                let text = format!("{name}, which calls it, is the entry point and will not be called again.");
+                self.block(key, about, subject.clone(), &text, source.clone());
+            }
+            self.add_function(caller, Why::Calls(label.clone()));
+        }
+    }
+
+    /// Who can reach a function by another way than a direct call, on either side.
+    fn address_holder(&self, old: FunctionId, new: FunctionId) -> Option<String> {
+        let ctx = self.ctx;
+        for (program, uses, id) in [(ctx.old, &ctx.old_uses, old), (ctx.new, &ctx.new_uses, new)] {
+            if Context::is_reachable_from_outside(program, id) {
+                return Some(String::from("it is exported, an entry point or a registered call target"));
+            }
+            if let Some(used) = uses.of_function(id).iter().find(|u| is_address_taken(program, id, u)) {
+                return Some(format!("its address is held by {}", Context::user_label(program, used.user)));
+            }
+            if let Some(user) = uses.handler_of(id).find(|user| *user != id) {
+                return Some(format!("it is the exception handler of {}", function_label(program, user)));
+            }
+        }
+        None
+    }
+
+    fn visit_object(&mut self, new: ObjectId) {
+        let ctx = self.ctx;
+        let o = &ctx.new.objects[new.index()];
+        let label = object_label(ctx.new, new);
+        for r in ctx.new.references_in(o.rva, o.end()) {
+            self.visit_reference(r, &label);
+        }
+    }
+
+    fn visit_reference(&mut self, r: &Reference, user: &str) {
+        let ctx = self.ctx;
+        match r.target.entity {
+            Entity::Function(id) | Entity::Fragment(id, _) => {
+                if ctx.function_pair(id).0.old.is_none() {
+                    self.add_function(id, Why::Needed(user.to_owned()));
+                }
+            }
+            Entity::Object(id) => {
+                let local = matches!(r.form, Form::ImageRelative | Form::ImageRelativeDisplacement);
+                let object = &ctx.new.objects[id.index()];
+                match natural_place(ctx, id) {
+                    Place::Patch => self.add_object(id, Why::Needed(user.to_owned())),
+                    // What is addressed relative to the patch's own image base must be in the patch.
+                    Place::Base(_)
+                        if local
+                            && (!object.writable || object.kind == ObjectKind::Rtti)
+                            && !is_derived(object.kind) =>
+                    {
+                        self.add_object(id, Why::Needed(user.to_owned()));
+                    }
+                    Place::Base(_) | Place::Nowhere => {}
+                }
+            }
+            Entity::Import(id) => {
+                if ctx.cmp.import_of_new.get(id.index()).copied().flatten().is_none() {
+                    self.out.imports.insert(id);
+                }
+            }
+            Entity::ImageBase | Entity::Unknown => {}
+        }
+    }
+
+    /// A constant whose contents changed: whoever reads it must read the new one.
+    fn changed_object(&mut self, new: ObjectId) {
+        let ctx = self.ctx;
+        let object = &ctx.new.objects[new.index()];
+        match object.kind {
+            ObjectKind::JumpTable(owner) => {
+                self.add_function(owner, Why::Changed);
+                return;
+            }
+            ObjectKind::Unwind => return,
+            _ => {}
+        }
+        if natural_place(ctx, new) != Place::Patch {
+            return;
+        }
+        self.copy_with_readers(new, Why::Changed);
+    }
+
+    fn copy_with_readers(&mut self, new: ObjectId, why: Why) {
+        let ctx = self.ctx;
+        let mut work = vec![(new, why)];
+        while let Some((id, why)) = work.pop() {
+            let users: Vec<User> = ctx.new_uses.of_object(id).iter().map(|u| u.user).collect();
+            if users.is_empty() {
+                continue;
+            }
+            let label = object_label(ctx.new, id);
+            if !self.out.objects.contains_key(&id) {
+                self.add_object(id, why);
+            }
+            for user in users {
+                match user {
+                    User::Function(reader) => self.add_function(reader, Why::Reads(label.clone())),
+                    User::Object(holder) if self.out.objects.contains_key(&holder) || holder == id => {}
+                    User::Object(holder) => match natural_place(ctx, holder) {
+                        // New or changed anyway: copied when something reaches it.
+                        Place::Patch if ctx.cmp.old_object(holder).is_none() => {}
+                        _ if !ctx.new.objects[holder.index()].writable
+                            && !is_derived(ctx.new.objects[holder.index()].kind) =>
+                        {
+                            work.push((holder, Why::Holds(label.clone())));
+                        }
+                        _ => {
+                            let (pair, about) = ctx.object_pair(id);
+                            let subject = ctx.object_subject(pair.old, pair.new);
+                            let text = format!(
+                                "The variable {} holds its address, and in a running process that is the old one's.",
+                                ctx.object_subject(ctx.cmp.old_object(holder), Some(holder))
+                            );
+                            self.block("data.constant.escapes", Some(about), subject, &text, None);
+                        }
+                    },
+                    User::Nobody => {
+                        let (pair, about) = ctx.object_pair(id);
+                        let subject = ctx.object_subject(pair.old, pair.new);
+                        let text = "Bytes that belong to nothing known hold its address.";
+                        self.block("data.reference.unknown", Some(about), subject, text, None);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// True if every way to the function is a direct call: not exported, address never taken.
+pub fn is_private(ctx: &Context, new: FunctionId) -> bool {
+    let f = &ctx.new.functions[new.index()];
+    f.linkage != Linkage::Global
+        && !Context::is_reachable_from_outside(ctx.new, new)
+        && !ctx.new_uses.of_function(new).iter().any(|u| is_address_taken(ctx.new, new, u))
+}

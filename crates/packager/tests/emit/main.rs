@@ -1,0 +1,9 @@
+//! What is emitted, read again byte by byte.
+
+mod any;
+#[allow(dead_code)]
+#[path = "../rules/common.rs"]
+mod common;
+mod near;
+mod parsed;
+mod tools;

@@ -1,0 +1,314 @@
+//! Rules about functions.
+
+use crate::cases;
+use crate::common::{How, Side, pair};
+use hotgraft_diff::comparison::Rung;
+use hotgraft_packager::verdict::{Decision, Outcome};
+use hotgraft_packager::{Destination, Plan};
+use hotgraft_program::*;
+
+/// `caller` calls `f`; `f` has this body.
+fn simple(body: u8) -> Side {
+    let mut s = Side::new();
+    s.function("caller", 1).calls("f");
+    s.function("f", body);
+    s
+}
+
+fn destination(plan: &Plan, new: &Program, function: &str, nth: usize) -> Destination {
+    let f = new.functions.iter().find(|f| f.name.as_deref() == Some(function)).unwrap();
+    let r = new.references_in(f.ranges[0].rva, f.ranges[0].end())[nth];
+    plan.destination(r.site).unwrap()
+}
+
+cases! {
+    code_function_changed = "code.function.changed" {
+        trips {
+            let p = pair(&simple(1), &simple(2));
+            p.trips(KEY, Outcome::Patch);
+            // The caller keeps its call to the old entry, and the redirect does the rest.
+            assert_eq!(p.planned(), ["f"]);
+            let plan = p.plan();
+            assert_eq!(plan.functions[0].method, Some(hotgraft_hotpatch::EntryMethod::PaddedShortJump));
+        }
+        spares {
+            let moved = Side { shift: 0x40, ..simple(1) };
+            pair(&simple(1), &moved).spares(KEY, Decision::Nothing);
+        }
+    }
+    code_function_added = "code.function.added" {
+        trips {
+            let mut new = simple(2);
+            new.f("f").calls("helper");
+            new.function("helper", 9).calls("inner");
+            new.function("inner", 9).calls("main");
+            let p = pair(&simple(1), &new);
+            p.trips(KEY, Outcome::Patch);
+            assert_eq!(p.planned(), ["f", "helper", "inner"]);
+            let plan = p.plan();
+            assert!(matches!(destination(&plan, &p.new, "f", 0), Destination::Patch(Target { entity: Entity::Function(_), addend: 0 })));
+            assert!(matches!(destination(&plan, &p.new, "inner", 0), Destination::Base(Target { entity: Entity::Function(_), addend: 0 })));
+        }
+        spares {
+            let mut new = simple(2);
+            new.function("helper", 9);
+            pair(&simple(1), &new).spares(KEY, Decision::Patch);
+        }
+    }
+    code_function_added_unreachable = "code.function.added_unreachable" {
+        trips {
+            let mut new = simple(2);
+            new.function("helper", 9);
+            let p = pair(&simple(1), &new);
+            p.trips(KEY, Outcome::Harmless);
+            assert_eq!(p.planned(), ["f"]);
+        }
+        spares {
+            let mut new = simple(2);
+            new.f("f").calls("helper");
+            new.function("helper", 9);
+            pair(&simple(1), &new).spares(KEY, Decision::Patch);
+        }
+    }
+    code_function_removed = "code.function.removed" {
+        trips {
+            let mut old = simple(1);
+            old.function("gone", 1);
+            old.f("f").calls("gone");
+            let p = pair(&old, &simple(2));
+            p.trips(KEY, Outcome::Harmless);
+            assert_eq!(p.planned(), ["f"]);
+        }
+        spares {
+            pair(&simple(1), &simple(2)).spares(KEY, Decision::Patch);
+        }
+    }
+    code_function_included = "code.function.included" {
+        trips {
+            let mut old = simple(1);
+            old.f("f").private().with(|f| f.entry_kind = EntryKind::None);
+            let mut new = simple(2);
+            new.f("f").private();
+            let p = pair(&old, &new);
+            p.trips(KEY, Outcome::Patch);
+            assert_eq!(p.planned(), ["caller", "f"]);
+            let plan = p.plan();
+            assert!(matches!(destination(&plan, &p.new, "caller", 0), Destination::Patch(_)));
+            assert_eq!(plan.functions[1].method, None);
+        }
+        spares {
+            pair(&simple(1), &simple(2)).spares(KEY, Decision::Patch);
+        }
+    }
+    code_match_ambiguous = "code.match.ambiguous" {
+        trips {
+            let p = pair(&simple(1), &simple(2)).match_function("f", Rung::Similarity, 0.7);
+            p.trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            pair(&simple(1), &simple(2)).match_function("f", Rung::Referrer, 0.95).spares(KEY, Decision::Patch);
+        }
+    }
+    code_undecodable = "code.undecodable" {
+        trips {
+            let mut new = simple(2);
+            new.f("f").with(|f| f.problems.push(Problem { rva: 1, key: "code.undecodable", text: "Bytes.".into() }));
+            pair(&simple(1), &new).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            // Code that the patch leaves alone may be as strange as it likes.
+            let problem = |f: &mut Function| f.problems.push(Problem { rva: 1, key: "code.undecodable", text: "Bytes.".into() });
+            let (mut old, mut new) = (simple(1), simple(2));
+            old.f("caller").with(problem);
+            new.f("caller").with(problem);
+            pair(&old, &new).spares(KEY, Decision::Patch);
+        }
+    }
+    code_jump_table_changed = "code.jump_table.changed" {
+        trips {
+            let side = |body, entry| {
+                let mut s = simple(body);
+                s.constant("t", &[0; 4]).owner = Some("f".into());
+                s.o("t").points.push((0, "f".into(), entry, Form::Relative));
+                s.f("f").takes("t").reads("t");
+                s
+            };
+            let p = pair(&side(1, 2), &side(1, 9));
+            p.trips(KEY, Outcome::Patch);
+            assert_eq!(p.planned(), ["f"]);
+            assert_eq!(p.plan().objects.len(), 1);
+        }
+        spares {
+            let side = |body| {
+                let mut s = simple(body);
+                s.constant("t", &[0; 4]).owner = Some("f".into());
+                s.o("t").points.push((0, "f".into(), 2, Form::Relative));
+                s.f("f").takes("t");
+                s
+            };
+            let p = pair(&side(1), &side(2));
+            p.spares(KEY, Decision::Patch);
+            assert_eq!(p.plan().objects.len(), 1, "an equal table comes along too, its entries lead into the copy");
+        }
+    }
+    code_jump_table_unbounded = "code.jump_table.unbounded" {
+        trips {
+            let side = |body| {
+                let mut s = simple(body);
+                s.constant("t", &[0; 4]).owner = Some("f".into());
+                s.f("f").takes("t");
+                s.edit.push(|p| for f in &mut p.functions { for t in &mut f.jump_tables { t.bound_proven = false; } });
+                s
+            };
+            pair(&side(1), &side(2)).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            let side = |body| {
+                let mut s = simple(body);
+                s.constant("t", &[0; 4]).owner = Some("f".into());
+                s.f("f").takes("t");
+                s
+            };
+            pair(&side(1), &side(2)).spares(KEY, Decision::Patch);
+        }
+    }
+    code_unwind_changed = "code.unwind.changed" {
+        trips {
+            let mut new = simple(2);
+            new.special("$unwind$f", &[1; 8], ObjectKind::Unwind, false);
+            new.f("f").unwind.push((HandlerData::None, vec![]));
+            new.edit.push(|p| { let rva = p.objects[0].rva; p.unwind[0].info = rva; });
+            pair(&simple(1), &new).trips(KEY, Outcome::Patch);
+        }
+        spares {
+            let mut new = simple(2);
+            new.special("$unwind$main", &[1; 8], ObjectKind::Unwind, false);
+            pair(&simple(1), &new).spares(KEY, Decision::Patch);
+        }
+    }
+    code_unwind_unknown = "code.unwind.unknown" {
+        trips {
+            let mut new = simple(2);
+            new.f("f").unwind.push((HandlerData::Unknown, vec![]));
+            pair(&simple(1), &new).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            let (mut old, mut new) = (simple(1), simple(2));
+            for s in [&mut old, &mut new] {
+                s.f("f").unwind.push((HandlerData::ScopeTable, vec!["caller".into()]));
+                s.f("main").unwind.push((HandlerData::Unknown, vec![]));
+            }
+            pair(&old, &new).spares(KEY, Decision::Patch);
+        }
+    }
+    code_assembly = "code.assembly" {
+        trips {
+            let edit = |p: &mut Program| {
+                let masm = Module { name: "b.obj".into(), compiler: None, language: Some("masm".into()), lto: false };
+                p.modules.push(masm);
+                p.functions[2].module = Some(ModuleId(1));
+            };
+            let (mut old, mut new) = (simple(1), simple(2));
+            old.edit.push(edit);
+            new.edit.push(edit);
+            pair(&old, &new).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            let edit = |p: &mut Program| {
+                let masm = Module { name: "b.obj".into(), compiler: None, language: Some("masm".into()), lto: false };
+                p.modules.push(masm);
+                p.functions[1].module = Some(ModuleId(1));
+            };
+            let (mut old, mut new) = (simple(1), simple(2));
+            old.edit.push(edit);
+            new.edit.push(edit);
+            pair(&old, &new).spares(KEY, Decision::Patch);
+        }
+    }
+    code_fold_diverged = "code.fold.diverged" {
+        trips {
+            let mut old = simple(1);
+            old.f("f").with(|f| f.aliases.push("g".into()));
+            let mut new = simple(2);
+            new.function("g", 1);
+            pair(&old, &new).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            let (mut old, mut new) = (simple(1), simple(2));
+            old.f("f").with(|f| f.aliases.push("g".into()));
+            new.f("f").with(|f| f.aliases.push("g".into()));
+            pair(&old, &new).spares(KEY, Decision::Patch);
+        }
+    }
+    code_signature_changed = "code.signature.changed" {
+        trips {
+            let (mut old, mut new) = (simple(1), simple(2));
+            new.f("f").private().with(|f| f.prototype = Some("void (int)".into()));
+            for s in [&mut old, &mut new] {
+                s.variable("callback", &[0; 8]).points(0, "f");
+            }
+            pair(&old, &new).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            let (mut old, mut new) = (simple(1), simple(2));
+            for s in [&mut old, &mut new] {
+                s.variable("callback", &[0; 8]).points(0, "f");
+            }
+            new.f("f").with(|f| f.prototype = Some("void  (void)".into()));
+            pair(&old, &new).spares(KEY, Decision::Patch);
+        }
+    }
+    code_unattributed = "code.unattributed" {
+        trips {
+            let mut p = pair(&simple(1), &simple(2));
+            let changed = p.cmp.functions.iter_mut().find(|f| !f.changes.is_empty()).unwrap();
+            changed.changes[0].key = "weather.changed";
+            p.trips(KEY, Outcome::Refuse);
+            pair(&simple(1), &simple(1)).image("weather.changed").trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            pair(&simple(1), &simple(2)).image("image.timestamp").spares(KEY, Decision::Patch);
+        }
+    }
+}
+
+#[test]
+fn a_private_signature_change_is_kept_inside_of_the_patch() {
+    let (mut old, mut new) = (simple(1), simple(2));
+    old.f("f").private();
+    new.f("f").private().with(|f| f.prototype = Some("void (int)".into()));
+    let p = pair(&old, &new);
+    p.trips("code.signature.changed", Outcome::Patch);
+    assert_eq!(p.planned(), ["caller", "f"]);
+    let plan = p.plan();
+    assert!(plan.functions.iter().any(|f| f.method.is_none() && f.old.is_some()));
+}
+
+#[test]
+fn a_taken_address_means_the_base_entry_and_a_call_the_copy() {
+    let side = |body| {
+        let mut s = Side::new();
+        s.function("f", body).calls("g").takes("g").calls("f").uses(How::Jump, "g", 0);
+        s.function("g", body);
+        s
+    };
+    let p = pair(&side(1), &side(2));
+    let plan = p.plan();
+    assert!(matches!(destination(&plan, &p.new, "f", 0), Destination::Patch(_)));
+    assert!(matches!(destination(&plan, &p.new, "f", 1), Destination::Base(_)));
+    assert!(matches!(destination(&plan, &p.new, "f", 2), Destination::Patch(_)));
+    assert!(matches!(destination(&plan, &p.new, "f", 3), Destination::Patch(_)));
+}
+
+#[test]
+fn nothing_is_nothing() {
+    let p = pair(&simple(1), &simple(1));
+    assert_eq!(p.verdict().decision, Decision::Nothing);
+}
+
+#[test]
+fn equal_inputs_give_equal_plans() {
+    let p = pair(&simple(1), &simple(2));
+    let json = |p: &Plan| serde_json::to_string(p).unwrap();
+    assert_eq!(json(&p.plan()), json(&p.plan()));
+}

@@ -1,0 +1,59 @@
+//! Each rule is tripped by one pair and spared by its neighbour; a rule without both fails the last test here.
+
+#[allow(dead_code)]
+mod common;
+mod data;
+mod entry;
+mod fixtures;
+mod functions;
+mod image;
+mod references;
+mod types;
+
+/// Makes for each rule a module with the tests `trips_it` and `spares_it`, and the list of rules that have them.
+macro_rules! cases {
+    ($($module:ident = $key:literal { trips $trips:block spares $spares:block })*) => {
+        $(mod $module {
+            #[allow(unused_imports)]
+            use super::*;
+            #[allow(dead_code)]
+            const KEY: &str = $key;
+            #[test]
+            fn trips() $trips
+            #[test]
+            fn spares() $spares
+        })*
+        /// Keys of the rules that have both tests here.
+        pub const REGISTRY: &[&str] = &[$($key),*];
+    };
+}
+pub(crate) use cases;
+
+#[test]
+fn every_rule_has_two_tests() {
+    let tested: Vec<&str> =
+        [data::REGISTRY, entry::REGISTRY, functions::REGISTRY, image::REGISTRY, references::REGISTRY, types::REGISTRY]
+            .concat();
+    let missing: Vec<_> =
+        hotgraft_packager::rules::all().iter().filter(|r| !tested.contains(&r.key)).map(|r| r.key).collect();
+    assert!(missing.is_empty(), "rules without tests: {missing:?}");
+    for key in tested {
+        assert!(hotgraft_packager::rules::explain(key).is_some(), "{key} is tested and no rule");
+    }
+}
+
+#[test]
+fn the_table_is_sorted_and_explains_itself() {
+    let rules = hotgraft_packager::rules::all();
+    assert!(rules.is_sorted_by(|a, b| a.key < b.key));
+    for rule in rules {
+        assert_eq!(rule.key.split('.').count().clamp(2, 3), rule.key.split('.').count(), "{}", rule.key);
+        assert!(rule.why.ends_with('.'), "{}", rule.key);
+        assert!(!rule.rows.is_empty(), "{}", rule.key);
+        let grave = rule.outcomes.iter().any(|o| matches!(o, Outcome::Refuse | Outcome::Condition));
+        assert_eq!(grave, rule.head.is_some(), "{}", rule.key);
+        assert!(!grave || rule.todo.ends_with('.'), "{}", rule.key);
+    }
+}
+
+use hotgraft_packager::verdict::Outcome;

@@ -1,0 +1,75 @@
+//! Comparing one object.
+
+use crate::walk::{Context, Found, is_structural};
+use hotgraft_program::{Form, ObjectId, Reference};
+
+/// The address that a reference's field holds in patched memory, when the field's holder starts at `va` there and at
+/// `start` in the new image.
+pub(crate) fn held_address(context: &Context<'_>, reference: &Reference, va: u64, start: u32) -> Option<u64> {
+    let at = va + u64::from(reference.site - start);
+    let bytes = context.world.bytes(at, u32::from(reference.width))?;
+    let mut raw = [0u8; 8];
+    raw[..bytes.len()].copy_from_slice(bytes);
+    let unsigned = u64::from_le_bytes(raw);
+    let shift = 64 - 8 * u32::from(reference.width);
+    let signed = (unsigned << shift).cast_signed() >> shift;
+    let origin = match reference.form {
+        Form::Absolute => return Some(unsigned),
+        Form::ImageRelative | Form::ImageRelativeDisplacement => context.world.image_of(va)?,
+        Form::Branch | Form::RipRelative => va.wrapping_add_signed(i64::from(reference.origin) - i64::from(start)),
+        // Tables relative to themselves, and fields relative to themselves, move with their holder.
+        Form::Relative => va.wrapping_add_signed(i64::from(reference.origin) - i64::from(start)),
+    };
+    Some(origin.wrapping_add_signed(signed))
+}
+
+/// Compare bytes outside of the references' fields; the offset of the first difference.
+pub(crate) fn first_difference(ours: &[u8], theirs: &[u8], start: u32, references: &[Reference]) -> Option<u32> {
+    let mut from = 0usize;
+    for reference in references {
+        let site = (reference.site - start) as usize;
+        if site > from
+            && let Some(i) = (from..site.min(ours.len())).find(|&i| ours[i] != theirs[i])
+        {
+            return Some(i as u32);
+        }
+        from = from.max(site + usize::from(reference.width));
+    }
+    (from..ours.len()).find(|&i| ours[i] != theirs[i]).map(|i| i as u32)
+}
+
+/// Compare the object at `va` in patched memory with `object` of the new image.
+pub(crate) fn compare(context: &Context<'_>, va: u64, id: ObjectId) -> Found {
+    let mut found = Found::default();
+    let new = context.new;
+    let object = &new.objects[id.index()];
+    if is_structural(object.kind) || object.size == 0 {
+        return found;
+    }
+    let subject = object.name.clone().unwrap_or_else(|| format!("data at {:#x}", object.rva));
+    let (Some(ours), Some(theirs)) = (context.world.bytes(va, object.size), new.image.bytes(object.rva, object.size as usize)) else {
+        found.remain("residual.data", subject, object.rva, format!("{va:#x} is not {} bytes of an image", object.size));
+        return found;
+    };
+    let references = new.references_in(object.rva, object.end());
+    if let Some(offset) = first_difference(ours, theirs, object.rva, references) {
+        found.remain(
+            "residual.data",
+            subject,
+            object.rva,
+            format!("byte {offset:#x} at {va:#x} is {:#04x}, new has {:#04x}", ours[offset as usize], theirs[offset as usize]),
+        );
+        return found;
+    }
+    for reference in references {
+        let outcome = match held_address(context, reference, va, object.rva) {
+            Some(held) => context.relate(held, reference.target, reference.form, &mut found),
+            None => Err("the field lies outside of both images".to_owned()),
+        };
+        if let Err(why) = outcome {
+            let text = format!("field at +{:#x}: {why}", reference.site - object.rva);
+            found.remain("residual.reference", subject.clone(), reference.site, text);
+        }
+    }
+    found
+}

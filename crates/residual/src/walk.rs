@@ -1,0 +1,224 @@
+//! The worklist of the bisimulation and the relation between addresses.
+
+use crate::world::{Place, World};
+use crate::{Remaining, Residual, code, data};
+use hotgraft_diff::Comparison;
+use hotgraft_program::{CodeRange, Entity, Form, Function, FunctionId, ImportName, ObjectId, ObjectKind, Program, Target};
+use rayon::prelude::*;
+use rustc_hash::FxHashSet;
+
+/// A pair that is assumed related and must be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Pair {
+    /// Code at an address against a range of a new function.
+    Range { va: u64, function: FunctionId, range: u16 },
+    /// Data at an address against a new object.
+    Object { va: u64, object: ObjectId },
+}
+
+/// What comparing one pair gave.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub remaining: Vec<Remaining>,
+    pub pairs: Vec<Pair>,
+}
+
+impl Found {
+    pub(crate) fn remain(&mut self, key: &'static str, subject: String, new_rva: u32, text: String) {
+        self.remaining.push(Remaining { key, subject, new_rva, text });
+    }
+}
+
+/// Everything that the comparison of a pair reads.
+pub(crate) struct Context<'a> {
+    pub world: &'a World<'a>,
+    pub new: &'a Program,
+    pub comparison: &'a Comparison,
+}
+
+/// Compare the patched world with the new image.
+pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) -> Residual {
+    let context = Context { world, new, comparison };
+    let mut residual = Residual::default();
+    let mut seen = FxHashSet::default();
+    let mut frontier = Vec::new();
+    for pair in &comparison.functions {
+        let (Some(old), Some(id)) = (pair.old, pair.new) else { continue };
+        let entry = world.base.address + u64::from(world.old.functions[old.index()].rva());
+        let va = world.follow_redirect(entry);
+        residual.redirected += usize::from(va != entry);
+        frontier.push(Pair::Range { va, function: id, range: 0 });
+    }
+    for pair in &comparison.objects {
+        let (Some(old), Some(id)) = (pair.old, pair.new) else { continue };
+        if new.objects[id.index()].writable {
+            frontier.push(Pair::Object { va: world.base.address + u64::from(world.old.objects[old.index()].rva), object: id });
+        }
+    }
+    while !frontier.is_empty() {
+        frontier.retain(|pair| seen.insert(*pair));
+        let found: Vec<Found> = frontier
+            .par_iter()
+            .map(|pair| match *pair {
+                Pair::Range { va, function, range } => code::compare(&context, va, function, range),
+                Pair::Object { va, object } => data::compare(&context, va, object),
+            })
+            .collect();
+        for pair in &frontier {
+            match pair {
+                Pair::Range { .. } => residual.ranges += 1,
+                Pair::Object { .. } => residual.objects += 1,
+            }
+        }
+        frontier.clear();
+        for one in found {
+            residual.remaining.extend(one.remaining);
+            frontier.extend(one.pairs);
+        }
+    }
+    residual.remaining.sort();
+    residual.remaining.dedup();
+    residual
+}
+
+impl Context<'_> {
+    pub(crate) fn function(&self, id: FunctionId) -> &Function {
+        &self.new.functions[id.index()]
+    }
+
+    pub(crate) fn range(&self, id: FunctionId, range: u16) -> CodeRange {
+        self.function(id).ranges[usize::from(range)]
+    }
+
+    /// Demand that the address `va` in patched memory is what `target` is in the new image; `Err` says why not.
+    pub(crate) fn relate(&self, va: u64, target: Target, form: Form, found: &mut Found) -> Result<(), String> {
+        match target.entity {
+            Entity::Function(id) => self.relate_code(va, id, 0, target.addend, form, found),
+            Entity::Fragment(id, range) => self.relate_code(va, id, range, target.addend, form, found),
+            Entity::Object(id) => self.relate_object(va, id, target.addend, found),
+            Entity::Import(id) => {
+                let import = &self.new.imports[id.index()];
+                self.relate_import(va, target.addend, (&import.dll, &import.name, import.delayed), id)
+            }
+            Entity::ImageBase => {
+                let home = match self.world.place(va) {
+                    Place::Base(rva) => Some(rva),
+                    // Tables that are relative to the image are re-emitted relative to the patch.
+                    Place::Patch(rva) if form == Form::RipRelative => Some(rva),
+                    _ => None,
+                };
+                match home {
+                    Some(rva) if i64::from(rva) == target.addend => Ok(()),
+                    _ => Err(format!("{va:#x} is not the image base plus {:#x}", target.addend)),
+                }
+            }
+            Entity::Unknown => Err(format!("the new image refers to RVA {:#x}, which is nothing known", target.addend)),
+        }
+    }
+
+    fn relate_code(&self, va: u64, id: FunctionId, range: u16, addend: i64, form: Form, found: &mut Found) -> Result<(), String> {
+        let home = va.wrapping_add_signed(-addend);
+        let name = self.label(id);
+        if range == 0 && addend == 0 {
+            let old = self.comparison.old_function(id);
+            return match self.world.place(va) {
+                Place::Base(rva) => match self.world.old.function_entry(rva) {
+                    // The pair of entries is a root of the walk.
+                    Some(at) if old == Some(at) => Ok(()),
+                    _ => Err(format!("base RVA {rva:#x} is not the entry of {name}")),
+                },
+                Place::Patch(rva) => {
+                    if old.is_some() && form != Form::Branch {
+                        return Err(format!(
+                            "the address of {name} is taken as patch RVA {rva:#x}, but its identity is its entry in the base"
+                        ));
+                    }
+                    found.pairs.push(Pair::Range { va, function: id, range });
+                    Ok(())
+                }
+                Place::Outside => Err(format!("{va:#x} lies in neither image, expected {name}")),
+            };
+        }
+        match self.world.place(home) {
+            Place::Outside => Err(format!("{va:#x} lies in neither image, expected {name}{addend:+#x}")),
+            _ => {
+                found.pairs.push(Pair::Range { va: home, function: id, range });
+                Ok(())
+            }
+        }
+    }
+
+    fn relate_object(&self, va: u64, id: ObjectId, addend: i64, found: &mut Found) -> Result<(), String> {
+        let object = &self.new.objects[id.index()];
+        let home = va.wrapping_add_signed(-addend);
+        let old = self.comparison.old_object(id);
+        let label = || object.name.clone().unwrap_or_else(|| format!("data at new RVA {:#x}", object.rva));
+        let counterpart = old.map(|o| self.world.base.address + u64::from(self.world.old.objects[o.index()].rva));
+        if object.writable || is_structural(object.kind) {
+            // Identity: there is one such object in the process, and where the base has it, it is the base's.
+            return match counterpart {
+                Some(at) if at == home => Ok(()),
+                Some(at) => Err(format!("{} is referred to at {home:#x}, but the base has it at {at:#x}", label())),
+                None if matches!(self.world.place(home), Place::Patch(_)) && !is_structural(object.kind) => {
+                    found.pairs.push(Pair::Object { va: home, object: id });
+                    Ok(())
+                }
+                None => Err(format!("{} is new, but is referred to outside of the patch at {home:#x}", label())),
+            };
+        }
+        if self.world.bytes(home, object.size).is_none() {
+            return Err(format!("{} at {home:#x} lies outside of both images", label()));
+        }
+        found.pairs.push(Pair::Object { va: home, object: id });
+        Ok(())
+    }
+
+    fn relate_import(
+        &self,
+        va: u64,
+        addend: i64,
+        wanted: (&str, &ImportName, bool),
+        id: hotgraft_program::ImportId,
+    ) -> Result<(), String> {
+        let (dll, name, _) = wanted;
+        let slot = va.wrapping_add_signed(-addend);
+        let same = |program: &Program, rva: u32| {
+            program
+                .imports
+                .binary_search_by_key(&rva, |i| i.slot)
+                .is_ok_and(|i| program.imports[i].dll.eq_ignore_ascii_case(dll) && program.imports[i].name == *name)
+        };
+        match self.world.program_at(slot) {
+            Some((program, rva)) if same(program, rva) => Ok(()),
+            Some(_) => {
+                // A slot of the patch that the engine fills with what the base's own slot holds.
+                let base = self.comparison.import_of_new[id.index()]
+                    .map(|i| self.world.base.address + u64::from(self.world.old.imports[i.index()].slot));
+                let same_value = base.is_some_and(|b| self.world.u64(b).is_some() && self.world.u64(b) == self.world.u64(slot));
+                if same_value { Ok(()) } else { Err(format!("{slot:#x} is not a slot of {dll}!{name}")) }
+            }
+            None => Err(format!("{slot:#x} lies outside of both images, expected a slot of {dll}!{name}")),
+        }
+    }
+
+    /// Name of a new function.
+    pub(crate) fn label(&self, id: FunctionId) -> String {
+        hotgraft_diff::comparison::function_label(self.new, id)
+    }
+}
+
+/// Objects that the loader reads by its own rules; they are compared through their meaning, never as bytes.
+pub(crate) fn is_structural(kind: ObjectKind) -> bool {
+    matches!(
+        kind,
+        ObjectKind::RuntimeFunctions
+            | ObjectKind::ImportTable
+            | ObjectKind::ImportAddressTable
+            | ObjectKind::ExportTable
+            | ObjectKind::TlsDirectory
+            | ObjectKind::LoadConfig
+            | ObjectKind::Debug
+            | ObjectKind::Resource
+            | ObjectKind::BaseRelocations
+    )
+}

@@ -1,0 +1,99 @@
+//! The object identifiers of Authenticode, PKCS#7, PKCS#12, X.509 and RFC 3161 that this crate knows.
+
+use const_oid::ObjectIdentifier;
+
+macro_rules! oids {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        $($(#[$doc])* pub(crate) const $name: ObjectIdentifier = ObjectIdentifier::new_unwrap($text);)*
+    };
+}
+
+oids! {
+    // PKCS#7 and PKCS#9
+    DATA = "1.2.840.113549.1.7.1";
+    SIGNED_DATA = "1.2.840.113549.1.7.2";
+    ENCRYPTED_DATA = "1.2.840.113549.1.7.6";
+    CONTENT_TYPE = "1.2.840.113549.1.9.3";
+    MESSAGE_DIGEST = "1.2.840.113549.1.9.4";
+    SIGNING_TIME = "1.2.840.113549.1.9.5";
+    COUNTER_SIGNATURE = "1.2.840.113549.1.9.6";
+    X509_CERTIFICATE = "1.2.840.113549.1.9.22.1";
+
+    // Authenticode
+    SPC_INDIRECT_DATA = "1.3.6.1.4.1.311.2.1.4";
+    SPC_STATEMENT_TYPE = "1.3.6.1.4.1.311.2.1.11";
+    SPC_SP_OPUS_INFO = "1.3.6.1.4.1.311.2.1.12";
+    SPC_PE_IMAGE_DATA = "1.3.6.1.4.1.311.2.1.15";
+    SPC_INDIVIDUAL = "1.3.6.1.4.1.311.2.1.21";
+    SPC_PAGE_HASHES_V1 = "1.3.6.1.4.1.311.2.3.1";
+    SPC_PAGE_HASHES_V2 = "1.3.6.1.4.1.311.2.3.2";
+    SPC_NESTED_SIGNATURE = "1.3.6.1.4.1.311.2.4.1";
+    SPC_RFC3161 = "1.3.6.1.4.1.311.3.3.1";
+    LIFETIME_SIGNING = "1.3.6.1.4.1.311.10.3.13";
+
+    // Digests
+    MD5 = "1.2.840.113549.2.5";
+    SHA1 = "1.3.14.3.2.26";
+    SHA256 = "2.16.840.1.101.3.4.2.1";
+    SHA384 = "2.16.840.1.101.3.4.2.2";
+    SHA512 = "2.16.840.1.101.3.4.2.3";
+
+    // Keys and signatures
+    RSA = "1.2.840.113549.1.1.1";
+    MD5_RSA = "1.2.840.113549.1.1.4";
+    SHA1_RSA = "1.2.840.113549.1.1.5";
+    RSA_PSS = "1.2.840.113549.1.1.10";
+    SHA256_RSA = "1.2.840.113549.1.1.11";
+    SHA384_RSA = "1.2.840.113549.1.1.12";
+    SHA512_RSA = "1.2.840.113549.1.1.13";
+    EC_PUBLIC_KEY = "1.2.840.10045.2.1";
+    SHA1_ECDSA = "1.2.840.10045.4.1";
+    SHA256_ECDSA = "1.2.840.10045.4.3.2";
+    SHA384_ECDSA = "1.2.840.10045.4.3.3";
+    SHA512_ECDSA = "1.2.840.10045.4.3.4";
+    P256 = "1.2.840.10045.3.1.7";
+    P384 = "1.3.132.0.34";
+
+    // X.509
+    COMMON_NAME = "2.5.4.3";
+    ORGANISATION = "2.5.4.10";
+    SUBJECT_KEY_ID = "2.5.29.14";
+    KEY_USAGE = "2.5.29.15";
+    SUBJECT_ALT_NAME = "2.5.29.17";
+    ISSUER_ALT_NAME = "2.5.29.18";
+    BASIC_CONSTRAINTS = "2.5.29.19";
+    CRL_NUMBER = "2.5.29.20";
+    REASON_CODE = "2.5.29.21";
+    INVALIDITY_DATE = "2.5.29.24";
+    DELTA_CRL = "2.5.29.27";
+    ISSUING_DISTRIBUTION_POINT = "2.5.29.28";
+    NAME_CONSTRAINTS = "2.5.29.30";
+    CRL_DISTRIBUTION_POINTS = "2.5.29.31";
+    CERTIFICATE_POLICIES = "2.5.29.32";
+    AUTHORITY_KEY_ID = "2.5.29.35";
+    EXTENDED_KEY_USAGE = "2.5.29.37";
+    AUTHORITY_INFO_ACCESS = "1.3.6.1.5.5.7.1.1";
+    ANY_PURPOSE = "2.5.29.37.0";
+    CODE_SIGNING = "1.3.6.1.5.5.7.3.3";
+    TIME_STAMPING = "1.3.6.1.5.5.7.3.8";
+
+    // RFC 3161
+    TST_INFO = "1.2.840.113549.1.9.16.1.4";
+    SIGNING_CERTIFICATE = "1.2.840.113549.1.9.16.2.12";
+    SIGNING_CERTIFICATE_V2 = "1.2.840.113549.1.9.16.2.47";
+
+    // PKCS#12 and PKCS#5
+    KEY_BAG = "1.2.840.113549.1.12.10.1.1";
+    SHROUDED_KEY_BAG = "1.2.840.113549.1.12.10.1.2";
+    CERT_BAG = "1.2.840.113549.1.12.10.1.3";
+    SAFE_CONTENTS_BAG = "1.2.840.113549.1.12.10.1.6";
+    PBE_SHA1_3DES = "1.2.840.113549.1.12.1.3";
+    PBE_SHA1_2DES = "1.2.840.113549.1.12.1.4";
+    PBE_SHA1_RC2_128 = "1.2.840.113549.1.12.1.5";
+    PBE_SHA1_RC2_40 = "1.2.840.113549.1.12.1.6";
+    PBES2 = "1.2.840.113549.1.5.13";
+    PBKDF2 = "1.2.840.113549.1.5.12";
+    HMAC_SHA256 = "1.2.840.113549.2.9";
+    HMAC_SHA512 = "1.2.840.113549.2.11";
+    PBMAC1 = "1.2.840.113549.1.5.14";
+}

@@ -1,0 +1,102 @@
+// A small threaded service for the engine's live tests. Workers ask `answer` all the time and count what is neither the
+// old nor the new answer; commands come in on standard input, one letter a line.
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <windows.h>
+
+#define EXPORT __declspec(dllexport)
+#define FUNCTION EXPORT __attribute__((noinline))
+
+EXPORT volatile LONG hits = 0;
+EXPORT volatile LONG held = 0;
+static volatile LONG stop = 0, wrong = 0, sink = 0;
+static volatile LONG64 total = 0;
+
+// Old: one more.
+FUNCTION int answer(int value)
+{
+    sink = value;
+    return value + 1;
+}
+
+// Old: twice.
+FUNCTION int twice(int value)
+{
+    sink = value;
+    return value * 2;
+}
+
+// A thread can be kept in here.
+FUNCTION int hold(int value)
+{
+    InterlockedIncrement(&held);
+    while (held)
+        Sleep(1);
+    return value;
+}
+
+static DWORD WINAPI work(void *argument)
+{
+    int value = (int)(INT_PTR)argument;
+    while (!stop) {
+        int one = answer(value), two = twice(value);
+        if (one != value + 1 && one != value + 2)
+            InterlockedIncrement(&wrong);
+        if (two != value * 2 && two != value * 3)
+            InterlockedIncrement(&wrong);
+        InterlockedIncrement64(&total);
+        value = (value + 1) & 0xfffff;
+    }
+    return 0;
+}
+
+static DWORD WINAPI keep(void *argument)
+{
+    return hold((int)(INT_PTR)argument);
+}
+
+int main(int count, char **arguments)
+{
+    char line[64];
+    int threads = count > 1 ? atoi(arguments[1]) : 8;
+    HANDLE *all = calloc(threads, sizeof(HANDLE));
+    for (int i = 0; i < threads; i++)
+        all[i] = CreateThread(NULL, 0, work, (void *)(INT_PTR)(i * 1000), 0, NULL);
+    printf("ready %lu answer %d twice %d\n", GetCurrentProcessId(), answer(10), twice(10));
+    fflush(stdout);
+    while (fgets(line, sizeof(line), stdin)) {
+        switch (line[0]) {
+        case 'a':
+            printf("answer %d twice %d\n", answer(10), twice(10));
+            break;
+        case 'h':
+            CreateThread(NULL, 0, keep, NULL, 0, NULL);
+            while (!held)
+                Sleep(1);
+            printf("held\n");
+            break;
+        case 'l':
+            held = 0;
+            Sleep(20);
+            printf("let go\n");
+            break;
+        case 'c': {
+            LONG64 before = total;
+            Sleep(100);
+            printf("total %lld wrong %ld hits %ld\n", total - before, wrong, hits);
+            break;
+        }
+        case 'q':
+            stop = 1;
+            for (int i = 0; i < threads; i++)
+                WaitForSingleObject(all[i], 10000);
+            printf("wrong %ld\n", wrong);
+            fflush(stdout);
+            return 7;
+        }
+        fflush(stdout);
+    }
+    return 8;
+}

@@ -1,0 +1,23 @@
+#include <stdio.h>
+
+static _Thread_local int depth = 1;
+#ifdef NEW
+static _Thread_local int retries = 5;
+#endif
+
+__attribute__((noinline)) static int enter(int by)
+{
+#ifdef NEW
+    if (--retries < 3)
+        return -1;
+#endif
+    depth += by;
+    return depth;
+}
+
+int main(void)
+{
+    for (int i = 0; i < 4; i++)
+        printf("%d\n", enter(i));
+    return 0;
+}

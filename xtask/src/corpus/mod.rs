@@ -1,0 +1,181 @@
+//! `cargo xtask corpus`: a patch for each real security fix of some Debian packages, held against the source.
+
+mod archive;
+mod behave;
+mod ctags;
+mod inputs;
+mod judge;
+mod recipe;
+mod step;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use clap::ValueEnum;
+
+use crate::hotgraft::{self, Hotgraft, Profile};
+use crate::wine::Wine;
+use crate::{root, say, tools};
+use judge::Row;
+pub use step::Built;
+
+/// Which programs to run patched under Wine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Programs {
+    /// The programs that a fix changed.
+    Changed,
+    /// Also programs that use a DLL that a fix changed.
+    All,
+}
+
+/// What to do.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Take pairs that are already built, in DIR/PACKAGE/NN-CVE/{old,new} with step.json.
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
+    /// Optimisation level to build with.
+    #[arg(long, default_value = "-O2", allow_hyphen_values = true)]
+    opt: String,
+    /// Keep the patches here.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Compare the patched old programs with the new ones under Wine.
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "changed", value_name = "WHICH")]
+    run: Option<Programs>,
+    /// Inputs for each program.
+    #[arg(long, default_value_t = 24)]
+    inputs: u32,
+    /// Only fixes whose folder's name contains this.
+    #[arg(long)]
+    step: Option<String>,
+    /// Only these packages.
+    packages: Vec<String>,
+}
+
+/// Builds what is missing, judges every fix, prints a line for each and the totals.
+///
+/// # Errors
+/// If a result is wrong: an internal error, a residual, a needless or a missed replacement, or other behaviour.
+pub fn run(options: &Options) -> Result<()> {
+    let from = match &options.from {
+        Some(from) => from.clone(),
+        None => build_pairs(options)?,
+    };
+    let mut fixes = step::all(&from, &options.packages)?;
+    fixes.retain(|fix| options.step.as_ref().is_none_or(|part| fix.step.step.contains(part.as_str())));
+    ensure!(!fixes.is_empty(), "no built fix in {}", from.display());
+    let kept;
+    let out = match &options.out {
+        Some(out) => {
+            std::fs::create_dir_all(out)?;
+            out.canonicalize()?
+        }
+        None => {
+            kept = tempfile::tempdir()?;
+            kept.path().to_owned()
+        }
+    };
+    let hotgraft = Hotgraft::build(Profile::Release)?;
+    say::step(&format!("{} fixes", fixes.len()));
+    let mut judged: Vec<(&Built, Vec<Row>)> = Vec::new();
+    for fix in &fixes {
+        let rows: Vec<Row> = fix.step.images.iter().map(|image| judge::image(&hotgraft, fix, image, &out)).collect();
+        for row in &rows {
+            say::line(&row.line());
+        }
+        judged.push((fix, rows));
+    }
+    let mut wrong = totals(&judged);
+    if let Some(programs) = options.run {
+        wrong += run_programs(&judged, programs, options.inputs)?;
+    }
+    if wrong > 0 {
+        bail!("{wrong} results are wrong");
+    }
+    Ok(())
+}
+
+/// All built fixes below a folder.
+///
+/// # Errors
+/// If one is malformed.
+pub fn built(from: &std::path::Path) -> Result<Vec<Built>> {
+    step::all(from, &[])
+}
+
+/// Builds the packages' pairs into the cache.
+fn build_pairs(options: &Options) -> Result<PathBuf> {
+    tools::need(tools::CORPUS)?;
+    let recipes = recipe::all()?;
+    for name in &options.packages {
+        ensure!(recipes.contains_key(name), "no recipe for {name}");
+    }
+    let from = root::cache().join(format!("corpus{}", options.opt));
+    for (name, recipe) in &recipes {
+        if if options.packages.is_empty() { !recipe.optional } else { options.packages.contains(name) } {
+            recipe::build(name, recipe, &options.opt, &from.join(name))?;
+        }
+    }
+    Ok(from)
+}
+
+/// Prints the totals; returns the number of wrong results.
+fn totals(judged: &[(&Built, Vec<Row>)]) -> usize {
+    // A fix that touches several images is as good as the worst of them.
+    let fixes_with = |verdict: &[&str]| {
+        judged.iter().filter(|(_, rows)| rows.iter().all(|row| verdict.contains(&row.verdict.as_str()))).count()
+    };
+    let rows: Vec<&Row> = judged.iter().flat_map(|(_, rows)| rows).collect();
+    let count = |test: &dyn Fn(&Row) -> bool| rows.iter().filter(|row| test(row)).count();
+    say::step("totals");
+    say::line(&format!(
+        "{} fixes, {} images: {} patch, {} conditional, {} refuse, {} nothing, {} error",
+        judged.len(),
+        rows.len(),
+        count(&|row| row.verdict == "patch"),
+        count(&|row| row.verdict == "conditional"),
+        count(&|row| row.verdict == "refuse"),
+        count(&|row| row.verdict == "nothing"),
+        count(&|row| row.verdict == "error"),
+    ));
+    say::line(&format!(
+        "{} fixes patched in every image without condition, {} with conditions accepted",
+        fixes_with(&["patch", "nothing"]),
+        fixes_with(&["patch", "conditional", "nothing"]),
+    ));
+    say::line(&format!(
+        "residual {}, needless replacements {}, missed {}, faults {}; slowest build {:.1} s",
+        rows.iter().filter_map(|row| row.residual).sum::<u64>(),
+        rows.iter().map(|row| row.needless.len()).sum::<usize>(),
+        rows.iter().map(|row| row.missed.len()).sum::<usize>(),
+        count(&|row| row.fault.is_some()),
+        rows.iter().map(|row| row.seconds).fold(0.0, f64::max),
+    ));
+    count(&|row| !row.is_good())
+}
+
+/// Runs the old programs patched beside the new ones; returns the number of fixes that behave otherwise.
+fn run_programs(judged: &[(&Built, Vec<Row>)], programs: Programs, inputs: u32) -> Result<usize> {
+    let windows = hotgraft::build_for_windows(Profile::Release)?;
+    let wine = Wine::open("corpus")?;
+    say::step("patched old programs beside the new ones, under Wine");
+    let mut wrong = 0;
+    for (fix, rows) in judged {
+        let patches: Vec<PathBuf> = rows.iter().filter_map(|row| row.patch.clone()).collect();
+        if patches.is_empty() {
+            continue;
+        }
+        for program in behave::programs(fix, programs == Programs::All) {
+            let name = format!("{} {} {program}", fix.step.package, fix.step.step);
+            match behave::compare(&wine, &windows, fix, &program, &patches, inputs) {
+                Ok(seen) => say::done(&format!("{name}: {seen}")),
+                Err(error) => {
+                    wrong += 1;
+                    say::failed(&format!("{name}: {error:#}"));
+                }
+            }
+        }
+    }
+    Ok(wrong)
+}

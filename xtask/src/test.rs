@@ -1,0 +1,115 @@
+//! `cargo xtask test`: everything that is checked before a change goes in.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::fixtures::{self, expect::Fixture};
+use crate::hotgraft::{self, Hotgraft, Profile};
+use crate::report::Report;
+use crate::wine::Wine;
+use crate::{command, demo, say, tools};
+
+/// Runs all checks; a check that fails does not keep the others from running.
+///
+/// # Errors
+/// If one failed.
+pub fn run() -> Result<()> {
+    let mut report = Report::default();
+    checks(&mut report)?;
+    report.close()
+}
+
+/// The checks themselves.
+///
+/// # Errors
+/// If a tool that they need is missing.
+pub fn checks(report: &mut Report) -> Result<()> {
+    for needed in [tools::FIXTURES, tools::WINDOWS, tools::READERS] {
+        tools::need(needed)?;
+    }
+    say::step("source");
+    report.check("rustfmt", || cargo(&["fmt", "--all", "--check"]));
+    report.check("clippy", || {
+        cargo(&["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    });
+    say::step("unit and integration tests");
+    cargo_test(report);
+    say::step("fixtures");
+    report.check("the committed fixtures are what their sources build", || fixtures::check(&[]).map(drop));
+    fixture_expectations(report)
+}
+
+fn fixture_expectations(report: &mut Report) -> Result<()> {
+    let mut hotgraft = None;
+    report.check("hotgraft builds", || {
+        hotgraft = Some(Hotgraft::build(Profile::Dev)?);
+        Ok(())
+    });
+    let mut windows: Option<PathBuf> = None;
+    report.check("hotgraft builds for Windows", || {
+        windows = Some(hotgraft::build_for_windows(Profile::Dev)?);
+        Ok(())
+    });
+    let Some(hotgraft) = hotgraft else { return Ok(()) };
+    say::step("what is said of each fixture");
+    let out = tempfile::tempdir()?;
+    let mut runs = Vec::new();
+    let all = Fixture::all()?;
+    for fixture in &all {
+        let mut patch = None;
+        report.check(&format!("{}: {}", fixture.name, fixture.spec.about), || {
+            patch = fixture.judge(&hotgraft, out.path())?;
+            Ok(())
+        });
+        if let Some(run) = &fixture.expectation.run {
+            runs.push((fixture, run, patch));
+        }
+    }
+    let Some(windows) = windows else { return Ok(()) };
+    say::step("each fixture under Wine: old, new, and old with the patch");
+    let wine = Wine::open("test")?;
+    for (fixture, run, patch) in runs {
+        report.check(&format!("{} runs", fixture.name), || match patch {
+            Some(patch) => fixture.run(&wine, &windows, &patch, run),
+            None => bail!("there is no patch to run with"),
+        });
+    }
+    drop(wine);
+    report.check("the demo", || demo::run(&demo::Options { quiet: true }));
+    Ok(())
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    command::quiet(hotgraft::cargo().args(arguments)).map(drop)
+}
+
+/// Adds the counts of each test binary's closing line.
+fn cargo_test(report: &mut Report) {
+    let mut output = String::new();
+    report.check("cargo test", || {
+        let done = command::finish(hotgraft::cargo().args([
+            "test",
+            "--locked",
+            "--workspace",
+            "--no-fail-fast",
+            "--color",
+            "never",
+        ]))?;
+        output = format!("{}\n{}", done.stdout, done.stderr);
+        if done.code != 0 {
+            bail!("exit code {}\n{output}", done.code);
+        }
+        Ok(())
+    });
+    for line in output.lines().filter(|line| line.starts_with("test result:")) {
+        let number = |word: &str| {
+            let words: Vec<&str> = line.split([' ', ';']).filter(|word| !word.is_empty()).collect();
+            let at = words.iter().position(|one| *one == word)?;
+            words.get(at.checked_sub(1)?)?.parse::<usize>().ok()
+        };
+        report.count(number("passed").unwrap_or(0), number("failed").unwrap_or(0), "a test of cargo test");
+        // An ignored test is one that nobody runs: there is to be none.
+        report.count(0, number("ignored").unwrap_or(0), "an ignored test");
+    }
+}

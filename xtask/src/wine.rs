@@ -1,0 +1,108 @@
+//! Windows programs on this machine: Wine with a configuration of its own, ended when no longer needed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::command::{self, Finished};
+use crate::{root, tools};
+
+/// A Wine prefix. Dropping it ends the programs in it.
+#[derive(Debug)]
+pub struct Wine {
+    prefix: PathBuf,
+    search: String,
+    /// A program that waits for as long as this lives: without one, each start would boot Windows anew.
+    resident: Option<Child>,
+}
+
+impl Wine {
+    /// Opens a prefix in the cache, made on first use. Each `purpose` has its own, so that tasks do not disturb each
+    /// other.
+    ///
+    /// # Errors
+    /// If Wine is not there or does not start.
+    pub fn open(purpose: &str) -> Result<Self> {
+        tools::need(tools::WINDOWS)?;
+        let prefix = root::cache().join("wine").join(purpose);
+        fs::create_dir_all(&prefix).with_context(|| format!("cannot make {}", prefix.display()))?;
+        let mut wine = Self { prefix, search: runtime_folders()?, resident: None };
+        if !wine.prefix.join("system.reg").is_file() {
+            let mut first = wine.command(Path::new("/"), "wineboot");
+            first.arg("--init");
+            command::finish(&mut first)?;
+            wine.server("--wait")?;
+        }
+        let mut resident = wine.command(Path::new("/"), "cmd.exe");
+        resident.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        wine.resident = Some(resident.spawn().context("cannot start Wine")?);
+        Ok(wine)
+    }
+
+    /// A Windows program, to be run in a folder.
+    pub fn command(&self, folder: &Path, program: &str) -> Command {
+        let mut command = command::at(folder, tools::WINE);
+        command
+            .arg(program)
+            .env("WINEPREFIX", &self.prefix)
+            .env("WINEDEBUG", "-all")
+            .env("WINEDLLOVERRIDES", "mscoree,mshtml,winemenubuilder.exe=")
+            .env("WINESERVER", tools::WINE_SERVER)
+            .env("WINEPATH", &self.search)
+            .env("NO_COLOR", "1")
+            .env_remove("DISPLAY")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a program to its end; line ends in its output become plain.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn run<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        folder: &Path,
+        program: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Finished> {
+        let mut done = command::finish(self.command(folder, program).args(arguments))?;
+        done.stdout = done.stdout.replace("\r\n", "\n");
+        done.stderr = done.stderr.replace("\r\n", "\n");
+        Ok(done)
+    }
+
+    fn server(&self, request: &str) -> Result<()> {
+        let mut server = Command::new(tools::WINE_SERVER);
+        server.arg(request).env("WINEPREFIX", &self.prefix).env("WINEDEBUG", "-all");
+        command::finish(&mut server).map(drop)
+    }
+}
+
+impl Drop for Wine {
+    fn drop(&mut self) {
+        // Ends what still runs in this prefix, and nothing else. There is nobody to tell if it fails.
+        let _ = self.server("--kill");
+        if let Some(resident) = &mut self.resident {
+            let _ = resident.kill();
+            let _ = resident.wait();
+        }
+    }
+}
+
+/// How a Windows program names a file of this machine.
+pub fn path(path: &Path) -> String {
+    format!("Z:{}", path.display().to_string().replace('/', "\\"))
+}
+
+/// Where the DLLs of mingw-w64's run-times are, as a search path of Windows.
+fn runtime_folders() -> Result<String> {
+    let mut folders = Vec::new();
+    for name in ["libstdc++-6.dll", "libwinpthread-1.dll"] {
+        let said = command::quiet(Command::new(tools::MINGW_GXX).arg(format!("-print-file-name={name}")))?;
+        let found = Path::new(said.trim()).canonicalize().with_context(|| format!("the compiler knows no {name}"))?;
+        folders.push(path(found.parent().unwrap_or(Path::new("/"))));
+    }
+    Ok(folders.join(";"))
+}
