@@ -94,21 +94,37 @@ impl Judge<'_, '_> {
                 .iter()
                 .zip(&g.ranges)
                 .all(|(r, s)| r.kind == s.kind && r.size == s.size && self.runs(r.rva, s.rva, r.size, context, relied))
-            && self.unwinds(a, b, relied)
+            && self.unwinds(a, b, relied, |_, _| false)
     }
 
-    /// Unwind information of two functions, with handlers and their data.
-    pub(crate) fn unwinds(&self, a: FunctionId, b: FunctionId, relied: &mut Vec<Node>) -> bool {
+    /// Unwind information of two functions, with handlers and their data. In functions of other layout, `follows` says
+    /// which places became each other, and how much the entries cover is no difference of its own.
+    pub(crate) fn unwinds(
+        &self,
+        a: FunctionId,
+        b: FunctionId,
+        relied: &mut Vec<Node>,
+        follows: impl Fn(u32, u32) -> bool,
+    ) -> bool {
         let (old, new) = (self.m.old.program, self.m.new.program);
         let (f, g) = (&old.functions[a.index()], &new.functions[b.index()]);
+        let same_layout = self.m.old.body[a.index()] == self.m.new.body[b.index()];
         f.unwind.len() == g.unwind.len()
             && f.unwind.iter().zip(&g.unwind).all(|(u, v)| {
                 let (u, v) = (&old.unwind[*u as usize], &new.unwind[*v as usize]);
-                same_cover(f, u, g, v) && self.unwind(a, u, b, v, relied)
+                (!same_layout || same_cover(f, u, g, v)) && self.unwind(a, u, b, v, relied, &follows)
             })
     }
 
-    fn unwind(&self, a: FunctionId, u: &UnwindInfo, b: FunctionId, v: &UnwindInfo, relied: &mut Vec<Node>) -> bool {
+    fn unwind(
+        &self,
+        a: FunctionId,
+        u: &UnwindInfo,
+        b: FunctionId,
+        v: &UnwindInfo,
+        relied: &mut Vec<Node>,
+        follows: &impl Fn(u32, u32) -> bool,
+    ) -> bool {
         let context = Context { home: Some((a, b)), owner: Node::Function(a, b), end_of_home: true };
         let (old, new) = (&self.m.old.program.image, &self.m.new.program.image);
         let (Some(x), Some(y)) = (old.bytes(u.info, u.size as usize), new.bytes(v.info, v.size as usize)) else {
@@ -117,7 +133,10 @@ impl Judge<'_, '_> {
         u.chained == v.chained
             && u.handler_data == v.handler_data
             && masked_equal(x, u.info, &u.references, y, v.info, &v.references)
-            && u.references.iter().zip(&v.references).all(|(r, s)| self.targets(r, s, context, relied).is_ok())
+            && u.references
+                .iter()
+                .zip(&v.references)
+                .all(|(r, s)| follows(r.rva, s.rva) || self.targets(r, s, context, relied).is_ok())
     }
 
     /// Two runs of bytes of the same size.
@@ -375,7 +394,9 @@ pub(crate) fn common_size(old: &Program, o: &Object, new: &Program, p: &Object) 
     }
     let size = o.size.min(p.size);
     let (larger, program) = if o.size > p.size { (o, old) } else { (p, new) };
-    let padding = larger.extent == Extent::Boundary && larger.size - size < PADDING;
+    // A text ends where it ends; what follows it on the other side may be any filler.
+    let text = |o: &Object| matches!(o.kind, ObjectKind::String | ObjectKind::WideString);
+    let padding = larger.extent == Extent::Boundary && (larger.size - size < PADDING || text(o) != text(p));
     (padding && significant_size(program, larger) <= size).then_some(size)
 }
 

@@ -27,6 +27,8 @@ pub enum Why {
     Reads(String),
     /// It calls the named function, whose old entry stays as it is.
     Calls(String),
+    /// It refers to the named function, of which the base has no certain counterpart.
+    Retargeted(String),
     /// It holds the address of the named constant, which is copied.
     Holds(String),
     /// An address can mean the end of one and the start of the other, so both are taken.
@@ -88,7 +90,10 @@ impl Closure {
         let mut b = Builder { ctx, out: Self::default(), functions: Vec::new(), objects: Vec::new() };
         for pair in &ctx.cmp.functions {
             if let (Status::Changed, Some(new)) = (pair.status, pair.new) {
-                b.add_function(new, Why::Changed);
+                match ctx.counterpart(new) {
+                    Some(_) => b.add_function(new, Why::Changed),
+                    None => b.retarget(new),
+                }
             }
         }
         for pair in &ctx.cmp.objects {
@@ -236,9 +241,39 @@ impl Builder<'_, '_> {
         for table in &f.jump_tables {
             self.add_object(table.object, Why::Needed(label.clone()));
         }
-        let old = ctx.function_pair(new).0.old;
-        if let Some(old) = old {
+        if let Some(old) = ctx.counterpart(new) {
             self.check_entry(old, new);
+        }
+    }
+
+    /// A function that was matched on weak evidence is taken as a new one, and who refers to it was changed by that.
+    fn retarget(&mut self, new: FunctionId) {
+        let ctx = self.ctx;
+        let label = function_label(ctx.new, new);
+        let mut outside = Context::is_reachable_from_outside(ctx.new, new);
+        for used in ctx.new_uses.of_function(new) {
+            match used.user {
+                User::Function(user) if user == new => {}
+                User::Function(user) => self.add_function(user, Why::Retargeted(label.clone())),
+                User::Object(o) => {
+                    let kind = ctx.new.objects[o.index()].kind;
+                    outside |= !is_derived(kind) && !matches!(kind, ObjectKind::Unwind | ObjectKind::JumpTable(_));
+                }
+                User::Nobody => outside = true,
+            }
+        }
+        for user in ctx.new_uses.handler_of(new) {
+            self.add_function(user, Why::Retargeted(label.clone()));
+        }
+        if outside {
+            let (pair, about) = ctx.function_pair(new);
+            let how = pair.matched.map_or_else(String::new, |m| format!(" ({:?}, score {:.2})", m.by, m.score));
+            let subject = ctx.function_subject(pair.old, pair.new);
+            let text = format!(
+                "That the two are versions of one function rests on weak evidence{how}, and its address is known outside of code."
+            );
+            let source = ctx.function_source(pair.old, pair.new);
+            self.block("code.match.ambiguous", Some(about), subject, &text, source);
         }
     }
 
@@ -325,7 +360,7 @@ impl Builder<'_, '_> {
         let ctx = self.ctx;
         match r.target.entity {
             Entity::Function(id) | Entity::Fragment(id, _) => {
-                if ctx.function_pair(id).0.old.is_none() {
+                if ctx.counterpart(id).is_none() {
                     self.add_function(id, Why::Needed(user.to_owned()));
                 }
             }

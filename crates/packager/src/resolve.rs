@@ -14,7 +14,7 @@ use crate::context::{Context, finding, object_label};
 use crate::plan::{Destination, PlannedReference};
 use crate::uses::{Use, User};
 use crate::verdict::{Finding, Outcome};
-use hotgraft_diff::comparison::{Match, Rung, Status};
+use hotgraft_diff::comparison::{Match, Rung};
 use hotgraft_program::{Entity, Extent, Form, FunctionId, Object, ObjectId, ObjectKind, RangeKind, Reference, Target};
 
 /// A `Referrer` match below this score is not evidence enough for a variable or a changed function.
@@ -186,8 +186,7 @@ impl<'a, 'c> Resolver<'a, 'c> {
                 Err(self.interior(r))
             };
         }
-        let pair = ctx.function_pair(id).0;
-        let Some(old) = pair.old else {
+        let Some(old) = ctx.counterpart(id) else {
             return if in_patch {
                 Ok(Destination::Patch(r.target))
             } else {
@@ -199,9 +198,6 @@ impl<'a, 'c> Resolver<'a, 'c> {
         };
         if in_patch && (r.form == Form::Branch || self.closure.direct_only.contains(&id)) {
             return Ok(Destination::Patch(r.target));
-        }
-        if pair.status != Status::Identical && !is_trusted_function(pair.matched) {
-            return Err(self.weak(r, pair.matched));
         }
         if is_local(r.form) && !inner {
             return Err(Doubt::Refuse(
@@ -454,7 +450,10 @@ fn has_an_end(kind: ObjectKind) -> bool {
 
 /// True if the object may exist for no other reason than that an address was seen to lead there.
 fn is_artefact(object: &Object) -> bool {
-    object.kind == ObjectKind::Data && object.name.is_none() && object.decorated.is_none() && object.extent == Extent::Boundary
+    object.kind == ObjectKind::Data
+        && object.name.is_none()
+        && object.decorated.is_none()
+        && object.extent == Extent::Boundary
 }
 
 /// True if a match is good enough to use a variable of the base.

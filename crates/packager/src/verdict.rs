@@ -156,7 +156,13 @@ fn account(ctx: &Context, findings: &mut Vec<Finding>) {
     let mut best: BTreeMap<Difference, usize> = BTreeMap::new();
     for (i, f) in findings.iter().enumerate() {
         let Some(about) = f.about else { continue };
-        best.entry(about).and_modify(|b| if rank(f.outcome) < rank(findings[*b].outcome) { *b = i }).or_insert(i);
+        best.entry(about)
+            .and_modify(|b| {
+                if rank(f.outcome) < rank(findings[*b].outcome) {
+                    *b = i
+                }
+            })
+            .or_insert(i);
     }
     for difference in differences(ctx.cmp) {
         if claimed.contains(&difference) {

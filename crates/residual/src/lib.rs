@@ -11,6 +11,8 @@
 
 mod code;
 mod data;
+mod liveness;
+mod reencoded;
 mod walk;
 mod world;
 

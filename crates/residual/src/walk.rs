@@ -21,6 +21,8 @@ pub(crate) enum Pair {
 pub(crate) struct Found {
     pub remaining: Vec<Remaining>,
     pub pairs: Vec<Pair>,
+    /// Do not ask where the instructions of other ranges are; set while that is being found out.
+    pub shallow: bool,
 }
 
 impl Found {
@@ -139,13 +141,37 @@ impl Context<'_> {
                 Place::Outside => Err(format!("{va:#x} lies in neither image, expected {name}")),
             };
         }
-        match self.world.place(home) {
-            Place::Outside => Err(format!("{va:#x} lies in neither image, expected {name}{addend:+#x}")),
-            _ => {
+        let inside = || format!("{va:#x} is not {name}{addend:+#x}");
+        match self.world.place(va) {
+            Place::Outside => Err(inside()),
+            Place::Base(_) => {
                 found.pairs.push(Pair::Range { va: home, function: id, range });
                 Ok(())
             }
+            Place::Patch(rva) => {
+                let home = self.home(rva).map_or(home, |start| va - u64::from(rva - start));
+                found.pairs.push(Pair::Range { va: home, function: id, range });
+                if found.shallow {
+                    return Ok(());
+                }
+                // Code that was not copied as it is has its places elsewhere.
+                let offset = u32::try_from(addend).map_err(|_| inside())?;
+                let seen = va - home;
+                let moved = match code::places(self, home, id, range) {
+                    Some(places) => crate::reencoded::find(&places, offset),
+                    None => Some(offset),
+                };
+                if moved.map(u64::from) == Some(seen) { Ok(()) } else { Err(inside()) }
+            }
         }
+    }
+
+    /// Start of the piece of the patch's code that an RVA lies in, from the patch's unwind table.
+    fn home(&self, rva: u32) -> Option<u32> {
+        let (_, patch) = self.world.patch.as_ref()?;
+        let i = patch.unwind.partition_point(|u| u.begin <= rva).checked_sub(1)?;
+        let entry = &patch.unwind[i];
+        (rva <= entry.end).then_some(entry.begin)
     }
 
     fn relate_object(&self, va: u64, id: ObjectId, addend: i64, found: &mut Found) -> Result<(), String> {

@@ -68,6 +68,8 @@ pub(crate) enum Origin {
 pub(crate) enum Goal {
     /// An offset (in the new image's terms) in a piece of the patch.
     Piece(PieceId, i64),
+    /// As `Piece`, for the end of a protected range, which some compilers put one byte behind the end of a call.
+    End(PieceId, i64),
     /// An RVA in the base.
     Base(u32),
     /// A slot of the patch's own import address table.
@@ -326,8 +328,14 @@ fn fields(input: &Input<'_>, parts: &mut Parts, id: PieceId) -> Result<Vec<Field
             None => goal(input, parts, reference, kind)?,
         };
         let goal = match goal {
-            // Unwind data can name handlers only in its own image.
-            Goal::Base(rva) if special.get(&site) == Some(&unwind::Special::Handler) => Goal::Thunk(parts.thunk(rva)),
+            // Unwind data can name handlers, filters and the like only in its own image.
+            Goal::Base(rva)
+                if kind == PieceKind::Unwind
+                    && reference.form == Form::ImageRelative
+                    && input.old.function_entry(rva).is_some() =>
+            {
+                Goal::Thunk(parts.thunk(rva))
+            }
             goal => goal,
         };
         let origin = match reference.form {

@@ -16,7 +16,7 @@ pub fn loops(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     let mut out = Vec::new();
     for &new in closure.functions.keys() {
         let (pair, about) = ctx.function_pair(new);
-        let Some(old) = pair.old else { continue };
+        let Some(old) = ctx.counterpart(new) else { continue };
         let Some(place) = endless(ctx.old, &ctx.old.functions[old.index()]) else { continue };
         let about = (pair.status != Status::Identical).then_some(about);
         let subject = ctx.function_subject(pair.old, pair.new);
@@ -51,7 +51,7 @@ pub fn frames(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     let mut out = Vec::new();
     for &new in closure.functions.keys() {
         let pair = ctx.function_pair(new).0;
-        let Some(old) = pair.old else { continue };
+        let Some(old) = ctx.counterpart(new) else { continue };
         let before = frame_size(ctx.old, &ctx.old.functions[old.index()]);
         let after = frame_size(ctx.new, &ctx.new.functions[new.index()]);
         if after >= before.saturating_add(GROWTH) {

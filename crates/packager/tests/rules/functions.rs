@@ -102,8 +102,11 @@ cases! {
     }
     code_match_ambiguous = "code.match.ambiguous" {
         trips {
-            let p = pair(&simple(1), &simple(2)).match_function("f", Rung::Similarity, 0.7);
-            p.trips(KEY, Outcome::Refuse);
+            let (mut old, mut new) = (simple(1), simple(2));
+            for s in [&mut old, &mut new] {
+                s.variable("callback", &[0; 8]).points(0, "f");
+            }
+            pair(&old, &new).match_function("f", Rung::Similarity, 0.7).trips(KEY, Outcome::Refuse);
         }
         spares {
             pair(&simple(1), &simple(2)).match_function("f", Rung::Referrer, 0.95).spares(KEY, Decision::Patch);
@@ -270,6 +273,16 @@ cases! {
             pair(&simple(1), &simple(2)).image("image.timestamp").spares(KEY, Decision::Patch);
         }
     }
+}
+
+#[test]
+fn a_function_without_a_certain_counterpart_is_a_new_one() {
+    let p = pair(&simple(1), &simple(2)).match_function("f", Rung::Similarity, 0.7);
+    p.spares("code.match.ambiguous", Decision::Patch);
+    assert_eq!(p.planned(), ["caller", "f"]);
+    let plan = p.plan();
+    assert!(plan.functions[0].old.is_some() && plan.functions[1].old.is_none());
+    assert!(matches!(destination(&plan, &p.new, "caller", 0), Destination::Patch(_)));
 }
 
 #[test]

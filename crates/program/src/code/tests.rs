@@ -50,6 +50,7 @@ impl Fixture {
             mapped,
             file_size: 0,
             sha256: [0; 32],
+            sha1: [0; 20],
             base_relocations: Vec::new(),
             pdb: None,
         };

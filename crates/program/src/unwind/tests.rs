@@ -57,6 +57,7 @@ fn with_entries(data: &[u8], entries: &[(u32, u32, u32)]) -> Image {
         mapped,
         file_size: 0,
         sha256: [0; 32],
+        sha1: [0; 20],
         base_relocations: Vec::new(),
         pdb: None,
     }
