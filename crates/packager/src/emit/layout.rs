@@ -68,11 +68,6 @@ impl Layout {
     pub(crate) fn goal(&self, parts: &Parts, goal: Goal) -> Option<i64> {
         Some(match goal {
             Goal::Piece(id, offset) => i64::from(self.pieces[id]) + parts.pieces[id].place(offset)?,
-            Goal::End(id, offset) => {
-                let piece = &parts.pieces[id];
-                let place = piece.place(offset).or_else(|| piece.place(offset - 1).map(|p| p + 1))?;
-                i64::from(self.pieces[id]) + place
-            }
             Goal::Import(i) => i64::from(self.imports[i]),
             Goal::Slot(i) => i64::from(self.slots) + i as i64 * i64::from(SLOT),
             Goal::Thunk(i) => i64::from(self.thunks) + i as i64 * i64::from(THUNK),

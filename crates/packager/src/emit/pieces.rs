@@ -68,8 +68,6 @@ pub(crate) enum Origin {
 pub(crate) enum Goal {
     /// An offset (in the new image's terms) in a piece of the patch.
     Piece(PieceId, i64),
-    /// As `Piece`, for the end of a protected range, which some compilers put one byte behind the end of a call.
-    End(PieceId, i64),
     /// An RVA in the base.
     Base(u32),
     /// A slot of the patch's own import address table.

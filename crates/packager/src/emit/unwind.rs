@@ -103,8 +103,7 @@ pub(crate) fn special_goal(input: &Input<'_>, parts: &mut Parts, r: &Reference, 
         Special::Info => (at(r.rva, false)?, r.rva),
         Special::Handler => return handler(input, parts, r),
     };
-    let offset = i64::from(rva) - i64::from(parts.pieces[piece].start);
-    Ok(if special == Special::End { Goal::End(piece, offset) } else { Goal::Piece(piece, offset) })
+    Ok(Goal::Piece(piece, i64::from(rva) - i64::from(parts.pieces[piece].start)))
 }
 
 fn handler(input: &Input<'_>, parts: &mut Parts, r: &Reference) -> Result<Goal> {
