@@ -3,7 +3,9 @@
 use crate::world::{Place, World};
 use crate::{Remaining, Residual, code, data};
 use hotgraft_diff::Comparison;
-use hotgraft_program::{CodeRange, Entity, Form, Function, FunctionId, ImportName, ObjectId, ObjectKind, Program, Target};
+use hotgraft_program::{
+    CodeRange, Entity, Form, Function, FunctionId, ImportName, ObjectId, ObjectKind, Program, Target,
+};
 use rayon::prelude::*;
 use rustc_hash::FxHashSet;
 
@@ -21,6 +23,8 @@ pub(crate) enum Pair {
 pub(crate) struct Found {
     pub remaining: Vec<Remaining>,
     pub pairs: Vec<Pair>,
+    /// Do not ask where the instructions of other ranges are; set while that is being found out.
+    pub shallow: bool,
 }
 
 impl Found {
@@ -52,7 +56,10 @@ pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) ->
     for pair in &comparison.objects {
         let (Some(old), Some(id)) = (pair.old, pair.new) else { continue };
         if new.objects[id.index()].writable {
-            frontier.push(Pair::Object { va: world.base.address + u64::from(world.old.objects[old.index()].rva), object: id });
+            frontier.push(Pair::Object {
+                va: world.base.address + u64::from(world.old.objects[old.index()].rva),
+                object: id,
+            });
         }
     }
     while !frontier.is_empty() {
@@ -116,7 +123,15 @@ impl Context<'_> {
         }
     }
 
-    fn relate_code(&self, va: u64, id: FunctionId, range: u16, addend: i64, form: Form, found: &mut Found) -> Result<(), String> {
+    fn relate_code(
+        &self,
+        va: u64,
+        id: FunctionId,
+        range: u16,
+        addend: i64,
+        form: Form,
+        found: &mut Found,
+    ) -> Result<(), String> {
         let home = va.wrapping_add_signed(-addend);
         let name = self.label(id);
         if range == 0 && addend == 0 {
@@ -139,13 +154,37 @@ impl Context<'_> {
                 Place::Outside => Err(format!("{va:#x} lies in neither image, expected {name}")),
             };
         }
-        match self.world.place(home) {
-            Place::Outside => Err(format!("{va:#x} lies in neither image, expected {name}{addend:+#x}")),
-            _ => {
+        let inside = || format!("{va:#x} is not {name}{addend:+#x}");
+        match self.world.place(va) {
+            Place::Outside => Err(inside()),
+            Place::Base(_) => {
                 found.pairs.push(Pair::Range { va: home, function: id, range });
                 Ok(())
             }
+            Place::Patch(rva) => {
+                let home = self.home(rva).map_or(home, |start| va - u64::from(rva - start));
+                found.pairs.push(Pair::Range { va: home, function: id, range });
+                if found.shallow {
+                    return Ok(());
+                }
+                // Code that was not copied as it is has its places elsewhere.
+                let offset = u32::try_from(addend).map_err(|_| inside())?;
+                let seen = va - home;
+                let moved = match code::places(self, home, id, range) {
+                    Some(places) => crate::reencoded::find(&places, offset),
+                    None => Some(offset),
+                };
+                if moved.map(u64::from) == Some(seen) { Ok(()) } else { Err(inside()) }
+            }
         }
+    }
+
+    /// Start of the piece of the patch's code that an RVA lies in, from the patch's unwind table.
+    fn home(&self, rva: u32) -> Option<u32> {
+        let (_, patch) = self.world.patch.as_ref()?;
+        let i = patch.unwind.partition_point(|u| u.begin <= rva).checked_sub(1)?;
+        let entry = &patch.unwind[i];
+        (rva <= entry.end).then_some(entry.begin)
     }
 
     fn relate_object(&self, va: u64, id: ObjectId, addend: i64, found: &mut Found) -> Result<(), String> {
@@ -194,7 +233,8 @@ impl Context<'_> {
                 // A slot of the patch that the engine fills with what the base's own slot holds.
                 let base = self.comparison.import_of_new[id.index()]
                     .map(|i| self.world.base.address + u64::from(self.world.old.imports[i.index()].slot));
-                let same_value = base.is_some_and(|b| self.world.u64(b).is_some() && self.world.u64(b) == self.world.u64(slot));
+                let same_value =
+                    base.is_some_and(|b| self.world.u64(b).is_some() && self.world.u64(b) == self.world.u64(slot));
                 if same_value { Ok(()) } else { Err(format!("{slot:#x} is not a slot of {dll}!{name}")) }
             }
             None => Err(format!("{slot:#x} lies outside of both images, expected a slot of {dll}!{name}")),
