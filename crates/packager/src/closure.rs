@@ -6,6 +6,7 @@
 
 use crate::context::{Context, finding, object_label};
 use crate::contract;
+use crate::escape;
 use crate::plan::PlannedReference;
 use crate::resolve::Resolver;
 use crate::uses::{User, is_address_taken};
@@ -420,7 +421,17 @@ impl Builder<'_, '_> {
     fn copy_with_readers(&mut self, new: ObjectId, why: Why) {
         let ctx = self.ctx;
         let mut work = vec![(new, why)];
+        // The constants whose address leads to the old contents, as they are in the old image; the second set holds such
+        // addresses.
+        let mut stale: BTreeSet<ObjectId> = BTreeSet::new();
+        let mut holders: BTreeSet<ObjectId> = BTreeSet::new();
         while let Some((id, why)) = work.pop() {
+            if let Some(old) = ctx.cmp.old_object(id)
+                && stale.insert(old)
+                && why != Why::Changed
+            {
+                holders.insert(old);
+            }
             let users: Vec<User> = ctx.new_uses.of_object(id).iter().map(|u| u.user).collect();
             if users.is_empty() {
                 continue;
@@ -458,6 +469,37 @@ impl Builder<'_, '_> {
                         self.block("data.reference.unknown", Some(about), subject, text, None);
                     }
                 }
+            }
+        }
+        self.check_escapes(new, &stale, &holders);
+    }
+
+    /// Old code must not have given away the address of a named constant whose contents changed. Constants without a
+    /// name are literals: whoever holds one holds its value of that time.
+    fn check_escapes(&mut self, new: ObjectId, stale: &BTreeSet<ObjectId>, holders: &BTreeSet<ObjectId>) {
+        let ctx = self.ctx;
+        let (pair, about) = ctx.object_pair(new);
+        let Some(old) = pair.old else { return };
+        let object = &ctx.old.objects[old.index()];
+        if object.name.is_none() && object.decorated.is_none() {
+            return;
+        }
+        let users: BTreeSet<FunctionId> = stale
+            .iter()
+            .flat_map(|&id| ctx.old_uses.of_object(id))
+            .filter_map(|u| match u.user {
+                User::Function(f) => Some(f),
+                _ => None,
+            })
+            .collect();
+        for user in users {
+            if let Some(place) = escape::escapes(ctx.old, user, stale, holders) {
+                let name = function_label(ctx.old, user);
+                let line = ctx.old.source_line(place).map(|l| format!("{}:{}", l.file, l.line));
+                let text = format!("{name} stores or passes on its address at {place:#x} of the old image.");
+                let subject = ctx.object_subject(pair.old, pair.new);
+                self.block("data.constant.escapes", Some(about), subject, &text, line);
+                return;
             }
         }
     }

@@ -8,6 +8,7 @@
 //! Like [`access`](crate::access), this module knows x86-64.
 
 use crate::context::Context;
+use crate::escape::returns_nothing;
 use crate::uses::{User, Uses, is_address_taken};
 use hotgraft_diff::comparison::Status;
 use hotgraft_program::code::{Cfg, Context as CodeContext, Exit, analyse_function};
@@ -129,8 +130,7 @@ impl<'a> Reader<'a> {
 
     /// True if a result register is read behind the call at `site` before it is set.
     fn is_result_live(&mut self, caller: FunctionId, site: u32) -> bool {
-        let prototype = self.program.functions[caller.index()].prototype.as_deref().unwrap_or_default();
-        let returns = if prototype.starts_with("void ") && !prototype.starts_with("void *") { 0 } else { RESULTS };
+        let returns = if returns_nothing(&self.program.functions[caller.index()]) { 0 } else { RESULTS };
         let (cfg, blocks) = self.blocks(caller, DEPTH, returns);
         let live = solve(&cfg, &blocks);
         for (i, (steps, out)) in blocks.iter().enumerate() {

@@ -8,6 +8,7 @@ pub mod context;
 pub mod contract;
 pub mod emit;
 pub mod error;
+pub mod escape;
 pub mod plan;
 pub mod resolve;
 pub mod rules;
