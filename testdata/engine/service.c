@@ -11,7 +11,7 @@
 
 EXPORT volatile LONG hits = 0;
 EXPORT volatile LONG held = 0;
-static volatile LONG stop = 0, wrong = 0, sink = 0;
+static volatile LONG paced = 0, stop = 0, wrong = 0, sink = 0;
 static volatile LONG64 total = 0;
 
 // Old: one more.
@@ -48,6 +48,9 @@ static DWORD WINAPI work(void *argument)
             InterlockedIncrement(&wrong);
         InterlockedIncrement64(&total);
         value = (value + 1) & 0xfffff;
+        // A request server waits for requests: paced, the workers rest after each batch; else they never do.
+        if (paced && value % 200 == 0)
+            Sleep(1);
     }
     return 0;
 }
@@ -61,6 +64,7 @@ int main(int count, char **arguments)
 {
     char line[64];
     int threads = count > 1 ? atoi(arguments[1]) : 8;
+    paced = count > 2;
     HANDLE *all = calloc(threads, sizeof(HANDLE));
     for (int i = 0; i < threads; i++)
         all[i] = CreateThread(NULL, 0, work, (void *)(INT_PTR)(i * 1000), 0, NULL);

@@ -73,8 +73,9 @@ pub fn load_pair(old: &Path, new: &Path, pdbs: &crate::args::PdbArgs) -> Result<
 /// Run the command.
 pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
     if let Some(key) = &args.explain {
-        let page = hotgraft_packager::rules::explain(key)
-            .ok_or_else(|| Stop::failed(format!("no rule has the key {key}"), "keys are printed in the reports of `hotgraft build`"))?;
+        let page = hotgraft_packager::rules::explain(key).ok_or_else(|| {
+            Stop::failed(format!("no rule has the key {key}"), "keys are printed in the reports of `hotgraft build`")
+        })?;
         output::print_text(&rule_page(page))?;
         return Ok(Exit::Done);
     }
@@ -203,7 +204,15 @@ fn make(pair: &Pair<'_>, plan: &plan::Plan, options: &Options, terminal: &Termin
 }
 
 fn refusal(key: &'static str, text: String) -> Finding {
-    Finding { key, outcome: Outcome::Refuse, subject: "the patch image".to_owned(), text, source: None, about: None, covers: Vec::new() }
+    Finding {
+        key,
+        outcome: Outcome::Refuse,
+        subject: "the patch image".to_owned(),
+        text,
+        source: None,
+        about: None,
+        covers: Vec::new(),
+    }
 }
 
 /// The page of `--explain`.
@@ -228,7 +237,8 @@ fn describe(path: &Path, bytes: &[u8]) -> Result<PatchReport> {
         patch_rva: f.patch_rva,
         size: f.patch_size,
     };
-    let records: usize = hotpatch.info.bases.iter().flat_map(|b| &b.chunks).filter(|c| c.inverse).map(|c| c.records.len()).sum();
+    let records: usize =
+        hotpatch.info.bases.iter().flat_map(|b| &b.chunks).filter(|c| c.inverse).map(|c| c.records.len()).sum();
     Ok(PatchReport {
         path: path.display().to_string(),
         sha256: hex(&hotgraft_hotpatch::sha::both(bytes).0),
@@ -238,7 +248,9 @@ fn describe(path: &Path, bytes: &[u8]) -> Result<PatchReport> {
             timestamp: base.timestamp,
             checksum: base.checksum,
             image_size: base.image_size,
-            pdb: base.pdb.map(|(guid, age)| hotgraft_program::PdbIdentity { guid, age, path: String::new() }.to_string()),
+            pdb: base
+                .pdb
+                .map(|(guid, age)| hotgraft_program::PdbIdentity { guid, age, path: String::new() }.to_string()),
             sha256: hex(&base.sha256),
         },
         replaced: graft.functions.iter().filter(|f| f.base_rva.is_some()).map(function).collect(),
@@ -291,16 +303,17 @@ fn text(report: &Report<'_>, verdict: &Verdict, old: &Program) -> String {
     if verdict.decision == Decision::Refuse && !conditions.is_empty() {
         let mut keys = conditions;
         keys.dedup();
-        let _ = writeln!(out, "  conditions are accepted by name: {}", keys.iter().map(|k| format!("--accept {k}")).collect::<Vec<_>>().join(" "));
+        let _ = writeln!(
+            out,
+            "  conditions are accepted by name: {}",
+            keys.iter().map(|k| format!("--accept {k}")).collect::<Vec<_>>().join(" ")
+        );
     }
     if let Some(patch) = &report.patch {
         let _ = writeln!(
             out,
             "patch: {}, {} bytes, sequence {}, sha256 {}",
-            patch.path,
-            patch.size,
-            patch.sequence,
-            patch.sha256
+            patch.path, patch.size, patch.sequence, patch.sha256
         );
         for function in &patch.replaced {
             let _ = writeln!(
@@ -313,14 +326,22 @@ fn text(report: &Report<'_>, verdict: &Verdict, old: &Program) -> String {
             );
         }
         for function in &patch.added {
-            let _ = writeln!(out, "  adds     {} (patch {:#x}, {} bytes)", function.name, function.patch_rva, function.size);
+            let _ = writeln!(
+                out,
+                "  adds     {} (patch {:#x}, {} bytes)",
+                function.name, function.patch_rva, function.size
+            );
         }
     }
     if report.residual.checked {
         let _ = writeln!(out, "residual: {} differences remain ({:.2} s)", report.residual.remaining, report.seconds);
     }
     for remaining in report.residual.findings.iter().take(20) {
-        let _ = writeln!(out, "  {} {} at new RVA {:#x}: {}", remaining.key, remaining.subject, remaining.new_rva, remaining.text);
+        let _ = writeln!(
+            out,
+            "  {} {} at new RVA {:#x}: {}",
+            remaining.key, remaining.subject, remaining.new_rva, remaining.text
+        );
     }
     out
 }

@@ -49,10 +49,7 @@ struct ResidualReport {
 
 /// The policy that the options name; `None` without any.
 pub fn policy(args: &TrustArgs) -> Result<Option<TrustPolicy>> {
-    let policy = match &args.policy {
-        Some(path) => return Err(anyhow::anyhow!("{}: policy files cannot be read yet", path.display())),
-        None => None,
-    };
+    let policy = args.policy.as_deref().map(TrustPolicy::load).transpose()?;
     let Some(path) = &args.trust else { return Ok(policy) };
     let roots = TrustPolicy::from_pem_roots(&output::read(path)?).with_context(|| path.display().to_string())?;
     Ok(Some(match policy {
@@ -91,7 +88,8 @@ pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
             let signed = !report.signatures.is_empty();
             match (&trust, &report.fault) {
                 (Some(_), None) => {
-                    let who = report.signer().and_then(|s| s.signer.as_ref()).map(|s| s.subject.clone()).unwrap_or_default();
+                    let who =
+                        report.signer().and_then(|s| s.signer.as_ref()).map(|s| s.subject.clone()).unwrap_or_default();
                     check("signature", None, format!("signed by {who}"));
                 }
                 (Some(_), Some(fault)) => check("signature", Some(fault.to_string()), String::new()),
@@ -128,12 +126,19 @@ pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
 
     let mut residual = None;
     if let (Some(base), Some(hotpatch)) = (&args.base, &hotpatch) {
-        let graft = hotpatch.graft.as_ref().context("the patch has no .hgraft section; its base cannot be told from the tables alone")?;
+        let graft = hotpatch
+            .graft
+            .as_ref()
+            .context("the patch has no .hgraft section; its base cannot be told from the tables alone")?;
         let base_bytes = output::read(base)?;
         let fault = base_fault(graft, &base_bytes, base)?;
         let matches = fault.is_none();
         let state = if matches { State::Ok } else { State::Fault };
-        checks.push(Check { name: "base", state, text: fault.unwrap_or_else(|| format!("made for {}", base.display())) });
+        checks.push(Check {
+            name: "base",
+            state,
+            text: fault.unwrap_or_else(|| format!("made for {}", base.display())),
+        });
         if let (Some(new), true) = (&args.new, matches) {
             let progress = terminal.progress("checking what remains");
             let (old_program, new_program) = crate::build::load_pair(base, new, &args.pdbs)?;
@@ -144,7 +149,8 @@ pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
             let fault = found.remaining.first().map(|r| format!("{} {}: {}", found.remaining.len(), r.subject, r.text));
             let state = if fault.is_some() { State::Fault } else { State::Ok };
             checks.push(Check { name: "residual", state, text: fault.unwrap_or(good) });
-            residual = Some(ResidualReport { checked: true, remaining: found.remaining.len(), findings: found.remaining });
+            residual =
+                Some(ResidualReport { checked: true, remaining: found.remaining.len(), findings: found.remaining });
         }
     }
     let ok = checks.iter().all(|c| c.state != State::Fault);
@@ -185,7 +191,8 @@ fn base_fault(graft: &Graft, base: &[u8], path: &Path) -> Result<Option<String>>
         ("PDB GUID and age", image.pdb.as_ref().map(|p| (p.guid, p.age)) != want.pdb),
     ];
     let wrong: Vec<&str> = checks.iter().filter(|(_, wrong)| *wrong).map(|(name, _)| *name).collect();
-    Ok((!wrong.is_empty()).then(|| format!("the patch is for another build of {}: {} differ", want.file_name, wrong.join(", "))))
+    Ok((!wrong.is_empty())
+        .then(|| format!("the patch is for another build of {}: {} differ", want.file_name, wrong.join(", "))))
 }
 
 fn text(report: &Report) -> String {
@@ -250,5 +257,8 @@ pub fn signature(path: &Path, bytes: &[u8]) -> Result<(Value, String)> {
         text.push_str("  no signature\n");
     }
     text.push_str(&signatures_text(&report));
-    Ok((json!({"schema": "hotgraft.inspect.signature/1", "path": path.display().to_string(), "signature": report}), text))
+    Ok((
+        json!({"schema": "hotgraft.inspect.signature/1", "path": path.display().to_string(), "signature": report}),
+        text,
+    ))
 }

@@ -17,7 +17,7 @@
 //! is not zero and the last reference is taken for padding, up to [`PADDING`] bytes.
 
 use crate::matching::Matches;
-use crate::side::{is_loader_table, significant_size};
+use crate::side::{is_loader_table, range_size, significant_size};
 use hotgraft_program::{
     Entity, Extent, Form, Function, FunctionId, Object, ObjectId, ObjectKind, Program, Reference, UnwindInfo,
 };
@@ -90,10 +90,10 @@ impl Judge<'_, '_> {
         let (f, g) = (&old.functions[a.index()], &new.functions[b.index()]);
         let context = Context { home: Some((a, b)), owner: Node::Function(a, b), end_of_home: false };
         f.ranges.len() == g.ranges.len()
-            && f.ranges
-                .iter()
-                .zip(&g.ranges)
-                .all(|(r, s)| r.kind == s.kind && r.size == s.size && self.runs(r.rva, s.rva, r.size, context, relied))
+            && f.ranges.iter().zip(&g.ranges).all(|(r, s)| {
+                let size = range_size(old, r);
+                r.kind == s.kind && size == range_size(new, s) && self.runs(r.rva, s.rva, size, context, relied)
+            })
             && self.unwinds(a, b, relied, |_, _| false)
     }
 
@@ -171,13 +171,58 @@ impl Judge<'_, '_> {
             }
             // The same bytes may be cut into objects elsewhere, by a reference into them.
             None if !o.writable && !self.m.old.has_identity(a) && !self.m.new.has_identity(b) => {
-                let size = significant_size(old, o).max(significant_size(new, p));
-                is_constant_run(old, o.rva, size)
-                    && is_constant_run(new, p.rva, size)
-                    && self.runs(o.rva, p.rva, size, context, relied)
+                self.regions((o.rva, a), (p.rva, b), context, relied)
             }
             None => false,
         }
+    }
+
+    /// Constants from an address on to the end of the object that is known to hold it. The ends are where the next
+    /// reference leads, so the same constant may seem longer in one image than in the other; then all of the longer one
+    /// must agree. Without names, where objects have no other boundaries, it is enough that they agree over the shorter
+    /// one and that what the longer one adds also stands in the other image: it belongs to a neighbour that is gone.
+    fn regions(&self, x: (u32, ObjectId), y: (u32, ObjectId), context: Context, relied: &mut Vec<Node>) -> bool {
+        let (old, new) = (&self.m.old, &self.m.new);
+        let length = |program: &Program, at: (u32, ObjectId)| {
+            let o = &program.objects[at.1.index()];
+            (o.rva + significant_size(program, o)).saturating_sub(at.0)
+        };
+        let (n, k) = (length(old.program, x), length(new.program, y));
+        let (least, most) = (n.min(k), n.max(k));
+        if is_constant_run(old.program, x.0, most)
+            && is_constant_run(new.program, y.0, most)
+            && self.runs(x.0, y.0, most, context, relied)
+        {
+            return true;
+        }
+        const TELLING: u32 = 4;
+        !old.named
+            && least >= TELLING
+            && self.runs(x.0, y.0, least, context, relied)
+            && if n > k { new.holds(old, x.0 + least, n - least) } else { old.holds(new, y.0 + least, k - least) }
+    }
+
+    /// Constants without identity that lie in objects at different offsets: what an instruction reads at a fixed
+    /// address is known to the byte; where it takes the address, everything up to the end of the object counts.
+    fn constants(
+        &self,
+        x: (&Reference, ObjectId),
+        y: (&Reference, ObjectId),
+        context: Context,
+        relied: &mut Vec<Node>,
+    ) -> bool {
+        let m = self.m;
+        let Node::Function(a, b) = context.owner else { return false };
+        let within = object_context(m, x.1, y.1);
+        let reads = |side: &crate::side::Side<'_>, id, site| side.code(id).step_at(site).map_or(0, |s| s.reads);
+        let size = if x.0.form == Form::RipRelative { reads(&m.old, a, x.0.site) } else { 0 };
+        if size > 0 {
+            return size == reads(&m.new, b, y.0.site)
+                && is_constant_run(m.old.program, x.0.rva, u32::from(size))
+                && is_constant_run(m.new.program, y.0.rva, u32::from(size))
+                && self.runs(x.0.rva, y.0.rva, u32::from(size), within, relied);
+        }
+        x.0.target.addend != y.0.target.addend && self.regions((x.0.rva, x.1), (y.0.rva, y.1), within, relied)
     }
 
     /// Do two references lead to the same thing? The error says in what way they do not.
@@ -229,7 +274,7 @@ impl Judge<'_, '_> {
                 Apart::Reference
             }
             (Entity::ImageBase, Entity::ImageBase) if same_place => return Ok(()),
-            (Entity::Object(p), Entity::Object(q)) => match self.object_targets(x, p, y, q, relied) {
+            (Entity::Object(p), Entity::Object(q)) => match self.object_targets(x, p, y, q, context, relied) {
                 Ok(()) => return Ok(()),
                 Err(apart) => apart,
             },
@@ -245,6 +290,7 @@ impl Judge<'_, '_> {
         p: ObjectId,
         y: &Reference,
         q: ObjectId,
+        context: Context,
         relied: &mut Vec<Node>,
     ) -> Result<(), Apart> {
         let m = self.m;
@@ -265,6 +311,10 @@ impl Judge<'_, '_> {
             && same_unit
             && !identity
         {
+            return Ok(());
+        }
+        let anonymous = !m.old.has_identity(p) && !m.new.has_identity(q);
+        if anonymous && self.constants((x, p), (y, q), context, relied) {
             return Ok(());
         }
         Err(match (o.kind, r.kind) {

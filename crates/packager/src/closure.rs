@@ -5,6 +5,7 @@
 //! function that is equal in both images is never taken without one of these reasons, and the reason is kept.
 
 use crate::context::{Context, finding, object_label};
+use crate::contract;
 use crate::plan::PlannedReference;
 use crate::resolve::Resolver;
 use crate::uses::{User, is_address_taken};
@@ -42,6 +43,8 @@ pub struct Closure {
     pub functions: BTreeMap<FunctionId, Why>,
     /// Those of them that replace a base function without a redirect: all callers are in the closure as well.
     pub direct_only: BTreeSet<FunctionId>,
+    /// Those of them whose calling contract changed without a change of their type, and how.
+    pub drifts: BTreeMap<FunctionId, String>,
     /// Objects of the new image that are copied, or new variables.
     pub objects: BTreeMap<ObjectId, Why>,
     /// Objects that keep their spacing.
@@ -280,8 +283,11 @@ impl Builder<'_, '_> {
     /// A function whose old entry is not redirected needs all its callers.
     fn check_entry(&mut self, old: FunctionId, new: FunctionId) {
         let ctx = self.ctx;
+        let drift = contract::drift(ctx, old, new);
         let key = if signature_changed(ctx, old, new) {
             "code.signature.changed"
+        } else if drift.is_some() {
+            "code.contract.changed"
         } else if ctx.old.functions[old.index()].entry_kind == EntryKind::None {
             "entry.site.not_redirectable"
         } else {
@@ -303,6 +309,9 @@ impl Builder<'_, '_> {
             return;
         }
         self.out.direct_only.insert(new);
+        if let Some(text) = drift.filter(|_| key == "code.contract.changed") {
+            self.out.drifts.insert(new, text);
+        }
         let label = function_label(ctx.new, new);
         let callers: Vec<FunctionId> = ctx
             .old_uses
@@ -319,7 +328,8 @@ impl Builder<'_, '_> {
             .collect();
         for caller in callers {
             // The loader calls it once, and has done so: its new version would never run.
-            if let Some(last) = ctx.function_pair(caller).0.old
+            if key == "entry.site.not_redirectable"
+                && let Some(last) = ctx.function_pair(caller).0.old
                 && ctx.old.functions[last.index()].evidence.contains(Evidence::ENTRY_POINT)
             {
                 let name = function_label(ctx.old, last);

@@ -5,6 +5,7 @@
 pub mod access;
 pub mod closure;
 pub mod context;
+pub mod contract;
 pub mod emit;
 pub mod error;
 pub mod plan;

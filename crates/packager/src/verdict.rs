@@ -122,6 +122,7 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     findings.extend(rules::functions::unmovable(ctx, closure));
     findings.extend(rules::functions::folded(ctx, closure));
     findings.extend(rules::functions::contracts(ctx, closure));
+    findings.extend(rules::functions::drifts(ctx, closure));
     findings.extend(rules::functions::sites(ctx, closure));
     findings.extend(rules::objects::pairs(ctx, closure));
     findings.extend(rules::image::changes(ctx, closure));

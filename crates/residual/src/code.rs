@@ -1,8 +1,8 @@
 //! Comparing one range of code and its unwind data.
 
 use crate::data::{first_difference, held_address};
-use crate::walk::{Context, Found};
 use crate::reencoded;
+use crate::walk::{Context, Found};
 use hotgraft_program::{CodeRange, Form, FunctionId, HandlerData, Program, SpanKind, UnwindInfo};
 
 /// Compare the code at `va` in patched memory with a range of a new function.
@@ -11,7 +11,9 @@ pub(crate) fn compare(context: &Context<'_>, va: u64, id: FunctionId, number: u1
     let new = context.new;
     let range = context.range(id, number);
     let subject = context.label(id);
-    let (Some(ours), Some(theirs)) = (context.world.bytes(va, range.size), new.image.bytes(range.rva, range.size as usize)) else {
+    let (Some(ours), Some(theirs)) =
+        (context.world.bytes(va, range.size), new.image.bytes(range.rva, range.size as usize))
+    else {
         found.remain("residual.code", subject, range.rva, format!("{va:#x} is not {} bytes of an image", range.size));
         return found;
     };
@@ -180,14 +182,16 @@ impl Unwind<'_, '_> {
         if self.places.is_none() {
             return Ok(out);
         }
-        let known = matches!(self.their.handler_data, HandlerData::None | HandlerData::GsCheck | HandlerData::ScopeTable);
+        let known =
+            matches!(self.their.handler_data, HandlerData::None | HandlerData::GsCheck | HandlerData::ScopeTable);
         let version = theirs.first().map_or(0, |b| b & 7);
         if version != 1 || !known {
             return Err("unwind information counts from code that was re-encoded".to_owned());
         }
         let begin = self.moved(self.their.begin).ok_or("the entry begins inside of an instruction")?;
         let shifted = |offset: u8| -> Result<u8, String> {
-            let rva = self.moved(self.their.begin + u32::from(offset)).ok_or("a prologue place inside of an instruction")?;
+            let rva =
+                self.moved(self.their.begin + u32::from(offset)).ok_or("a prologue place inside of an instruction")?;
             u8::try_from(rva - begin).map_err(|_| "the prologue is too long".to_owned())
         };
         out[1] = shifted(theirs[1])?;
@@ -195,7 +199,9 @@ impl Unwind<'_, '_> {
         let mut i = 0;
         while i < count {
             let at = 4 + 2 * i;
-            let [offset, op] = *theirs.get(at..at + 2).ok_or("unwind codes are cut")? else { return Err("unwind codes are cut".to_owned()) };
+            let [offset, op] = *theirs.get(at..at + 2).ok_or("unwind codes are cut")? else {
+                return Err("unwind codes are cut".to_owned());
+            };
             out[at] = shifted(offset)?;
             i += match (op & 15, op >> 4) {
                 (0 | 2 | 3 | 10, _) => 1,

@@ -47,7 +47,9 @@ pub(crate) fn compare(context: &Context<'_>, va: u64, id: ObjectId) -> Found {
         return found;
     }
     let subject = object.name.clone().unwrap_or_else(|| format!("data at {:#x}", object.rva));
-    let (Some(ours), Some(theirs)) = (context.world.bytes(va, object.size), new.image.bytes(object.rva, object.size as usize)) else {
+    let (Some(ours), Some(theirs)) =
+        (context.world.bytes(va, object.size), new.image.bytes(object.rva, object.size as usize))
+    else {
         found.remain("residual.data", subject, object.rva, format!("{va:#x} is not {} bytes of an image", object.size));
         return found;
     };
@@ -64,7 +66,13 @@ pub(crate) fn same_bytes(context: &Context<'_>, va: u64, rva: u32, size: u32, fo
     same(context, va, rva, (ours, theirs), found)
 }
 
-fn same(context: &Context<'_>, va: u64, rva: u32, (ours, theirs): (&[u8], &[u8]), found: &mut Found) -> Result<(), String> {
+fn same(
+    context: &Context<'_>,
+    va: u64,
+    rva: u32,
+    (ours, theirs): (&[u8], &[u8]),
+    found: &mut Found,
+) -> Result<(), String> {
     let end = rva + theirs.len() as u32;
     let references = context.new.references_in(rva, end);
     if let Some(cut) = references.iter().find(|r| r.site + u32::from(r.width) > end) {

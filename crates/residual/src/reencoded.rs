@@ -51,7 +51,13 @@ struct Walker<'a, 'c> {
 }
 
 /// Show that the code at `va` in the patch does what a range of a new function does. `Err` says where it does not.
-pub(crate) fn compare(context: &Context<'_>, va: u64, id: FunctionId, number: u16, found: &mut Found) -> Result<Places, String> {
+pub(crate) fn compare(
+    context: &Context<'_>,
+    va: u64,
+    id: FunctionId,
+    number: u16,
+    found: &mut Found,
+) -> Result<Places, String> {
     let range = context.range(id, number);
     let new = context.new;
     let (Place::Patch(rva), Some((mapped, patch))) = (context.world.place(va), context.world.patch.as_ref()) else {
@@ -89,7 +95,10 @@ pub(crate) fn compare(context: &Context<'_>, va: u64, id: FunctionId, number: u1
     let mut branches = Vec::with_capacity(instructions.len());
     for instruction in &instructions {
         branches.push(match inner(instruction) {
-            Some(to) => Some(index(to).ok_or_else(|| format!("a branch at new RVA {:#x} leads into an instruction", instruction.ip()))?),
+            Some(to) => Some(
+                index(to)
+                    .ok_or_else(|| format!("a branch at new RVA {:#x} leads into an instruction", instruction.ip()))?,
+            ),
             None => None,
         });
     }
@@ -109,7 +118,11 @@ pub(crate) fn compare(context: &Context<'_>, va: u64, id: FunctionId, number: u1
             if mine.mnemonic() != instruction.mnemonic() || mine.op0_kind() != OpKind::NearBranch64 {
                 return Err(said(format!("`{mine}` in the patch")));
             }
-            pending.push(((to - u64::from(range.rva)) as u32, mine.near_branch_target().wrapping_sub(va), instruction.ip()));
+            pending.push((
+                (to - u64::from(range.rva)) as u32,
+                mine.near_branch_target().wrapping_sub(va),
+                instruction.ip(),
+            ));
             mine.len() as u32
         } else {
             match reference {
@@ -177,7 +190,9 @@ impl Walker<'_, '_> {
                     self.found.pairs.append(&mut trial.pairs);
                     Ok(length)
                 }
-                Err(why) => self.read(&mine, held, r.target).map(|()| length).map_err(|other| format!("{why}; {other}")),
+                Err(why) => {
+                    self.read(&mine, held, r.target).map(|()| length).map_err(|other| format!("{why}; {other}"))
+                }
             };
         }
         if r.form != Form::RipRelative || mine.code() != Code::Mov_r64_rm64 {
@@ -248,14 +263,29 @@ impl Walker<'_, '_> {
     }
 
     /// `access` is `theirs` with `[register]` in place of its memory operand, and the register may be used so.
-    fn through(&self, access: &Instruction, theirs: &Instruction, register: Register, live: liveness::Set) -> Result<(), String> {
+    fn through(
+        &self,
+        access: &Instruction,
+        theirs: &Instruction,
+        register: Register,
+        live: liveness::Set,
+    ) -> Result<(), String> {
         let wrong = || format!("`{access}` in the patch");
         let plain = access.memory_base() == register
             && access.memory_index() == Register::None
             && access.memory_displacement64() == 0
             && access.segment_prefix() == theirs.segment_prefix();
         let prefixes = |i: &Instruction| {
-            (i.has_lock_prefix(), i.has_rep_prefix(), i.has_repne_prefix(), i.op_mask(), i.zeroing_masking(), i.is_broadcast(), i.rounding_control(), i.suppress_all_exceptions())
+            (
+                i.has_lock_prefix(),
+                i.has_rep_prefix(),
+                i.has_repne_prefix(),
+                i.op_mask(),
+                i.zeroing_masking(),
+                i.is_broadcast(),
+                i.rounding_control(),
+                i.suppress_all_exceptions(),
+            )
         };
         if !plain || access.code() != theirs.code() || prefixes(access) != prefixes(theirs) {
             return Err(wrong());

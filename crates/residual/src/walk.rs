@@ -3,7 +3,9 @@
 use crate::world::{Place, World};
 use crate::{Remaining, Residual, code, data};
 use hotgraft_diff::Comparison;
-use hotgraft_program::{CodeRange, Entity, Form, Function, FunctionId, ImportName, ObjectId, ObjectKind, Program, Target};
+use hotgraft_program::{
+    CodeRange, Entity, Form, Function, FunctionId, ImportName, ObjectId, ObjectKind, Program, Target,
+};
 use rayon::prelude::*;
 use rustc_hash::FxHashSet;
 
@@ -54,7 +56,10 @@ pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) ->
     for pair in &comparison.objects {
         let (Some(old), Some(id)) = (pair.old, pair.new) else { continue };
         if new.objects[id.index()].writable {
-            frontier.push(Pair::Object { va: world.base.address + u64::from(world.old.objects[old.index()].rva), object: id });
+            frontier.push(Pair::Object {
+                va: world.base.address + u64::from(world.old.objects[old.index()].rva),
+                object: id,
+            });
         }
     }
     while !frontier.is_empty() {
@@ -118,7 +123,15 @@ impl Context<'_> {
         }
     }
 
-    fn relate_code(&self, va: u64, id: FunctionId, range: u16, addend: i64, form: Form, found: &mut Found) -> Result<(), String> {
+    fn relate_code(
+        &self,
+        va: u64,
+        id: FunctionId,
+        range: u16,
+        addend: i64,
+        form: Form,
+        found: &mut Found,
+    ) -> Result<(), String> {
         let home = va.wrapping_add_signed(-addend);
         let name = self.label(id);
         if range == 0 && addend == 0 {
@@ -220,7 +233,8 @@ impl Context<'_> {
                 // A slot of the patch that the engine fills with what the base's own slot holds.
                 let base = self.comparison.import_of_new[id.index()]
                     .map(|i| self.world.base.address + u64::from(self.world.old.imports[i.index()].slot));
-                let same_value = base.is_some_and(|b| self.world.u64(b).is_some() && self.world.u64(b) == self.world.u64(slot));
+                let same_value =
+                    base.is_some_and(|b| self.world.u64(b).is_some() && self.world.u64(b) == self.world.u64(slot));
                 if same_value { Ok(()) } else { Err(format!("{slot:#x} is not a slot of {dll}!{name}")) }
             }
             None => Err(format!("{slot:#x} lies outside of both images, expected a slot of {dll}!{name}")),

@@ -310,6 +310,20 @@ pub fn contracts(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     out
 }
 
+/// A calling contract that changed under an unchanged type, and is kept inside of the patch.
+pub fn drifts(ctx: &Context, closure: &Closure) -> Vec<Finding> {
+    closure
+        .drifts
+        .iter()
+        .map(|(&new, text)| {
+            let pair = ctx.function_pair(new).0;
+            let subject = ctx.function_subject(pair.old, pair.new);
+            let source = ctx.function_source(pair.old, pair.new);
+            finding("code.contract.changed", Outcome::Patch, None, subject, text, source)
+        })
+        .collect()
+}
+
 /// Bytes that a redirect of `old` touches: (first RVA, bytes). `None` if it cannot be redirected.
 pub fn site(ctx: &Context, old: FunctionId) -> Option<(u32, u32)> {
     let f = &ctx.old.functions[old.index()];

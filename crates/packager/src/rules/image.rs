@@ -75,7 +75,9 @@ fn judge(
         "image.export.added" => ("image.export.added", Refuse, text),
         "image.export.removed" => ("image.export.removed", Refuse, text),
         // Importers by name do not see the number, and the base keeps the numbers it has.
-        "image.export.changed" if only_renumbered(ctx, &change.subject) => ("noise.layout", Harmless, text),
+        "image.export.changed" if change.subject == "ordinals" || only_renumbered(ctx, &change.subject) => {
+            ("noise.layout", Harmless, text)
+        }
         "image.export.changed" => ("image.export.changed", Refuse, text),
         "image.entry_point.changed" => ("image.entry_point.changed", Refuse, text),
         "image.tls.changed" => ("image.tls.changed", Refuse, text),

@@ -228,6 +228,39 @@ cases! {
             pair(&old, &new).spares(KEY, Decision::Patch);
         }
     }
+    code_contract_changed = "code.contract.changed" {
+        trips {
+            // The old version takes nothing; the new one moves its first argument.
+            let (mut old, mut new) = (simple(1), simple(2));
+            for s in [&mut old, &mut new] {
+                s.f("f").private();
+            }
+            new.edit.push(|p| { let at = p.functions[2].rva() as usize; p.image.mapped[at..at + 2].copy_from_slice(&[0x89, 0xC8]); });
+            // A caller that did not change would prove that both take the same.
+            pair(&old, &new).spares(KEY, Decision::Patch);
+            new.f("caller").body = 2;
+            let p = pair(&old, &new);
+            p.trips(KEY, Outcome::Patch);
+            assert_eq!(p.planned(), ["caller", "f"]);
+            assert_eq!(p.plan().functions[1].method, None, "old callers keep the old version");
+        }
+        spares {
+            // Both versions take the argument.
+            let edit = |p: &mut Program| { let at = p.functions[2].rva() as usize; p.image.mapped[at..at + 2].copy_from_slice(&[0x89, 0xC8]); };
+            let (mut old, mut new) = (simple(1), simple(2));
+            for s in [&mut old, &mut new] {
+                s.f("f").private();
+                s.edit.push(edit);
+            }
+            let p = pair(&old, &new);
+            p.spares(KEY, Decision::Patch);
+            assert_eq!(p.planned(), ["f"]);
+            // Who can be called from anywhere keeps to the platform's convention.
+            let mut open = simple(2);
+            open.edit.push(edit);
+            pair(&simple(1), &open).spares(KEY, Decision::Patch);
+        }
+    }
     code_fold_diverged = "code.fold.diverged" {
         trips {
             let mut old = simple(1);

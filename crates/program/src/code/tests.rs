@@ -388,6 +388,85 @@ fn relative_lookup_table_of_data() {
     assert_eq!(found, [RDATA + 0x100, RDATA + 0x110, RDATA + 0x120, RDATA + 0x130]);
 }
 
+#[test]
+fn bound_from_a_combination_of_conditions() {
+    let build = |and: bool| {
+        let mut a = CodeAssembler::new(64).unwrap();
+        let (mut out, mut go) = (a.create_label(), a.create_label());
+        a.test(rdx, rdx).unwrap();
+        if and {
+            a.setne(al).unwrap();
+            a.cmp(ecx, 4).unwrap();
+            a.setb(r8b).unwrap();
+            a.and(r8b, al).unwrap();
+            a.jne(go).unwrap();
+            a.jmp(out).unwrap();
+        } else {
+            a.sete(al).unwrap();
+            a.cmp(ecx, 4).unwrap();
+            a.setae(r8b).unwrap();
+            a.or(r8b, al).unwrap();
+            a.jne(out).unwrap();
+        }
+        a.set_label(&mut go).unwrap();
+        a.mov(eax, ecx).unwrap();
+        lea(&mut a, Register::RDX, RDATA);
+        a.movsxd(rax, dword_ptr(rdx + rax * 4)).unwrap();
+        a.add(rax, rdx).unwrap();
+        a.set_label(&mut out).unwrap();
+        a.ret().unwrap();
+        let (mut f, _) = Fixture::assemble(&mut a, &[]);
+        f.put32(RDATA, [0x100; 8]);
+        let facts = f.facts();
+        facts.offset_tables.iter().map(|t| (t.table, t.entries, t.bound_proven)).collect::<Vec<_>>()
+    };
+    assert_eq!(build(false), [(RDATA, 4, true)]);
+    assert_eq!(build(true), [(RDATA, 4, true)]);
+}
+
+#[test]
+fn negated_combination_is_no_bound() {
+    // The access happens where one of the conditions fails, not where both hold.
+    let mut a = CodeAssembler::new(64).unwrap();
+    let mut out = a.create_label();
+    a.test(rdx, rdx).unwrap();
+    a.sete(al).unwrap();
+    a.cmp(ecx, 4).unwrap();
+    a.setb(r8b).unwrap();
+    a.or(r8b, al).unwrap();
+    a.je(out).unwrap();
+    a.mov(eax, ecx).unwrap();
+    lea(&mut a, Register::RDX, RDATA);
+    a.movsxd(rax, dword_ptr(rdx + rax * 4)).unwrap();
+    a.add(rax, rdx).unwrap();
+    a.set_label(&mut out).unwrap();
+    a.ret().unwrap();
+    let (f, _) = Fixture::assemble(&mut a, &[]);
+    assert_eq!(keys(&f.facts()), ["data.relative_table.unbounded"]);
+}
+
+#[test]
+fn index_from_many_constants() {
+    let mut a = CodeAssembler::new(64).unwrap();
+    let mut join = a.create_label();
+    for n in 0..40 {
+        a.mov(eax, n).unwrap();
+        a.cmp(ecx, n).unwrap();
+        a.je(join).unwrap();
+    }
+    a.xor(eax, eax).unwrap();
+    a.set_label(&mut join).unwrap();
+    lea(&mut a, Register::RDX, RDATA);
+    a.movsxd(rax, dword_ptr(rdx + rax * 4)).unwrap();
+    a.add(rax, rdx).unwrap();
+    a.ret().unwrap();
+    let (mut f, _) = Fixture::assemble(&mut a, &[]);
+    f.put32(RDATA, [0x100; 60]);
+    let facts = f.facts();
+    let found: Vec<_> = facts.offset_tables.iter().map(|t| (t.table, t.entries, t.bound_proven)).collect();
+    assert_eq!(found, [(RDATA, 40, true)]);
+}
+
 fn displacements(facts: &CodeFacts) -> Vec<u32> {
     facts.references.iter().filter(|r| r.form == Form::ImageRelativeDisplacement).map(|r| r.rva).collect()
 }

@@ -3,7 +3,7 @@
 use super::RawReference;
 use super::descent::Step;
 use super::values::{
-    Comparison, Index, IndexTable, Info, Origin, Place, REGISTERS, RSP, Role, State, Symbol, TableRead, Value,
+    Comparison, Index, IndexTable, Info, Origin, Place, REGISTERS, RSP, Role, State, Symbol, TableRead, Value, Verdict,
 };
 use crate::function::Problem;
 use crate::image::Image;
@@ -513,6 +513,7 @@ impl<'a> Machine<'a> {
             Mnemonic::And | Mnemonic::Shl | Mnemonic::Shr | Mnemonic::Or if to_register && width >= 32 => {
                 let left = self.register(state, i.op0_register());
                 let (right, _) = self.operand(state, step, 1, &mut record);
+                let known = inherited(state, i.mnemonic(), width, left, right);
                 state.comparison = None;
                 let value = if number(i.op0_register()) == Some(RSP) {
                     state.new_frame(at)
@@ -520,6 +521,9 @@ impl<'a> Machine<'a> {
                     self.bitwise(state, at, i.mnemonic(), left, right, width)
                 };
                 self.set(state, at, i.op0_register(), value);
+                if matches!(i.mnemonic(), Mnemonic::And | Mnemonic::Or) {
+                    decide(state, value, width, known);
+                }
             }
             Mnemonic::Cmp | Mnemonic::Test => self.compare(state, step, &mut record),
             Mnemonic::Push => {
@@ -737,6 +741,14 @@ impl<'a> Machine<'a> {
     /// Any instruction without a meaning of its own here: what it writes is unknown.
     fn other(&mut self, state: &mut State, step: &Step, record: &mut Option<&mut Record>) {
         let i = &step.instruction;
+        let known = match set_byte(i) {
+            Some(_) => state.comparison.map(|comparison| Known::Condition(comparison, i.condition_code())),
+            None if is_byte_operation(i) => {
+                let (a, b) = (self.register(state, i.op0_register()), self.register(state, i.op1_register()));
+                Some(Known::Inherited(inherited(state, i.mnemonic(), 8, a, b)))
+            }
+            None => None,
+        };
         let has_memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
         let place = has_memory.then(|| self.effective(state, step, record));
         let info = self.factory.info(i);
@@ -808,7 +820,63 @@ impl<'a> Machine<'a> {
         if i.rflags_modified() != 0 {
             state.comparison = None;
         }
+        let Some(n) = number(i.op0_register()) else {
+            return;
+        };
+        match (known, state.registers[n]) {
+            (Some(Known::Condition(comparison, condition)), Value::Symbol(symbol, _)) => {
+                for when_zero in [true, false] {
+                    state.verdicts.push(Verdict { symbol, when_zero, comparison, condition });
+                }
+            }
+            (Some(Known::Inherited(verdicts)), value) => {
+                let value = state.truncate(value, 8);
+                decide(state, value, 8, verdicts);
+            }
+            _ => {}
+        }
     }
+}
+
+/// What an instruction's result tells about earlier comparisons.
+enum Known {
+    /// The result of `setcc`.
+    Condition(Comparison, ConditionCode),
+    /// The result of `or` or `and`.
+    Inherited(Vec<Verdict>),
+}
+
+fn is_byte_operation(i: &Instruction) -> bool {
+    let register = |r: Register| r.is_gpr8() && !is_high_byte(r);
+    matches!(i.mnemonic(), Mnemonic::Or | Mnemonic::And)
+        && i.op0_kind() == OpKind::Register
+        && i.op1_kind() == OpKind::Register
+        && register(i.op0_register())
+        && register(i.op1_register())
+}
+
+/// What holds for `a | b` when it is zero, or for `a & b` when it is not.
+fn inherited(state: &State, what: Mnemonic, width: u8, a: Value, b: Value) -> Vec<Verdict> {
+    let of = |value: Value, v: &Verdict| matches!(value, Value::Symbol(s, _) if s == v.symbol);
+    let wanted = |v: &Verdict| match what {
+        Mnemonic::Or => v.when_zero,
+        // Other bits than those of the low byte may make a wider result differ from zero.
+        Mnemonic::And => !v.when_zero && width == 8,
+        _ => false,
+    };
+    state.verdicts.iter().filter(|v| wanted(v) && (of(a, v) || of(b, v))).copied().collect()
+}
+
+/// The flags tell whether `value` is zero, and that tells the rest.
+fn decide(state: &mut State, value: Value, width: u8, verdicts: Vec<Verdict>) {
+    let Value::Symbol(symbol, _) = value else {
+        return;
+    };
+    state.comparison = Some(Comparison { left: value, right: value, width, test: true });
+    // The operands of the comparisons may have been overwritten by the result.
+    let gone = |v: Value| matches!(v, Value::Symbol(s, _) if s == symbol);
+    let alive = verdicts.into_iter().filter(|v| !gone(v.comparison.left) && !gone(v.comparison.right));
+    state.verdicts.extend(alive.map(|v| Verdict { symbol, ..v }));
 }
 
 /// Register that a `setcc` sets.
@@ -827,10 +895,29 @@ fn is_conditional_move(i: &Instruction) -> bool {
 
 /// Takes note of what a conditional jump tells about the operands of the last comparison.
 pub(super) fn refine(state: &mut State, condition: ConditionCode, holds: bool) {
-    use ConditionCode::{a, ae, b, be, e, g, ge, l, le, ne, ns, s};
-    let Some(Comparison { left, right, width, test }) = state.comparison else {
+    let Some(comparison) = state.comparison else {
         return;
     };
+    constrain(state, comparison, condition, holds);
+    let zero = match (condition, holds) {
+        (ConditionCode::e, holds) => holds,
+        (ConditionCode::ne, holds) => !holds,
+        _ => return,
+    };
+    if let Value::Symbol(symbol, _) = comparison.left
+        && (comparison.test || comparison.right == Value::Number(0))
+    {
+        let told: Vec<Verdict> =
+            state.verdicts.iter().filter(|v| v.symbol == symbol && v.when_zero == zero).copied().collect();
+        for verdict in told {
+            constrain(state, verdict.comparison, verdict.condition, !zero);
+        }
+    }
+}
+
+fn constrain(state: &mut State, comparison: Comparison, condition: ConditionCode, holds: bool) {
+    use ConditionCode::{a, ae, b, be, e, g, ge, l, le, ne, ns, s};
+    let Comparison { left, right, width, test } = comparison;
     let condition = match (condition, holds) {
         (c, true) => c,
         (a, false) => be,

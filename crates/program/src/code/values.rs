@@ -4,7 +4,9 @@
 //! (or this join of paths) produced". Two places that hold the same symbol hold the same value, so a comparison of one
 //! bounds both. A symbol is bound to its last instance: when its instruction runs again, other holders lose it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use super::sorted_map::SortedMap;
+use iced_x86::ConditionCode;
+use std::collections::BTreeSet;
 
 /// Number of general registers.
 pub(super) const REGISTERS: usize = 16;
@@ -303,14 +305,33 @@ pub(super) struct Comparison {
     pub(super) test: bool,
 }
 
+/// What the low byte of a symbol tells about an earlier comparison: the result of `setcc`, and of `or` and `and` over
+/// such results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) symbol: Symbol,
+    /// True if it says something when the byte is zero (the condition does not hold then), false if when it is not (the
+    /// condition holds).
+    pub(super) when_zero: bool,
+    pub(super) comparison: Comparison,
+    pub(super) condition: ConditionCode,
+}
+
+impl Verdict {
+    fn involves(&self, held: &dyn Fn(Value) -> bool) -> bool {
+        held(Value::Symbol(self.symbol, 64)) || held(self.comparison.left) || held(self.comparison.right)
+    }
+}
+
 /// Everything known before one instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) registers: [Value; REGISTERS],
     /// Content of memory places with its width in bits.
-    pub(super) places: BTreeMap<Place, (u8, Value)>,
-    pub(super) symbols: BTreeMap<Symbol, Info>,
+    pub(super) places: SortedMap<Place, (u8, Value)>,
+    pub(super) symbols: SortedMap<Symbol, Info>,
     pub(super) comparison: Option<Comparison>,
+    pub(super) verdicts: Vec<Verdict>,
     /// Frame places whose address is held by more than the frame registers.
     pub(super) exposed: BTreeSet<(u32, i32)>,
     /// True if nothing is known of the frame and it may hold the image base.
@@ -334,9 +355,10 @@ impl State {
     pub(super) fn unknown(at: u32, base: &[usize]) -> Self {
         let mut state = Self {
             registers: [Value::Opaque; REGISTERS],
-            places: BTreeMap::new(),
-            symbols: BTreeMap::new(),
+            places: SortedMap::new(),
+            symbols: SortedMap::new(),
             comparison: None,
+            verdicts: Vec::new(),
             exposed: BTreeSet::new(),
             wild: !base.is_empty(),
         };
@@ -389,6 +411,7 @@ impl State {
         if self.comparison.is_some_and(|c| held(&c.left) || held(&c.right)) {
             self.comparison = None;
         }
+        self.verdicts.retain(|v| !v.involves(&|value| held(&value)));
     }
 
     /// Lowest and highest value.
@@ -487,12 +510,12 @@ impl State {
             _ => value,
         };
         let mut meeting =
-            Meeting { here: &before, there: other, widen, own, infos: BTreeMap::new(), pairs: Vec::new() };
+            Meeting { here: &before, there: other, widen, own, infos: SortedMap::new(), pairs: Vec::new() };
         for n in 0..REGISTERS {
             let symbol = Symbol { at: block, role: Role::Join(n as u8) };
             self.registers[n] = meeting.meet(self.registers[n], stale(other.registers[n]), symbol);
         }
-        let mut places = BTreeMap::new();
+        let mut places = SortedMap::new();
         let old = |place: &Place| place.base().is_some_and(|s| s.at == block && matches!(s.role, Role::Join(_)));
         for (place, (width, a)) in self.places.iter().filter(|(p, _)| !old(p)) {
             let role = Role::JoinPlace(*place);
@@ -523,6 +546,7 @@ impl State {
         {
             self.comparison = None;
         }
+        self.verdicts.retain(|v| other.verdicts.contains(v) && !v.involves(&of_block));
         self.exposed.extend(other.exposed.iter().copied());
         self.wild |= other.wild;
         // Symbols that are held on both paths: what is known on both.
@@ -540,23 +564,28 @@ impl State {
     /// Drops what is known of symbols that nothing holds.
     pub(super) fn collect(&mut self) {
         let held = self.held();
-        self.symbols.retain(|s, _| held.contains(s));
+        self.symbols.retain(|s, _| held.binary_search(s).is_ok());
+        self.verdicts.retain(|v| held.binary_search(&v.symbol).is_ok());
     }
 
-    fn held(&self) -> BTreeSet<Symbol> {
-        let mut held = BTreeSet::new();
+    /// Symbols that some place holds, sorted.
+    fn held(&self) -> Vec<Symbol> {
+        let mut held = Vec::with_capacity(self.symbols.keys().count());
         let mut add = |value: &Value| {
             if let Value::Symbol(s, _) = value {
-                held.insert(*s);
+                held.push(*s);
             }
         };
         self.registers.iter().for_each(&mut add);
         self.places.values().for_each(|(_, v)| add(v));
         self.places.keys().filter_map(|p| p.base()).for_each(|s| add(&Value::Symbol(s, 64)));
-        if let Some(c) = &self.comparison {
+        let comparisons = self.comparison.iter().chain(self.verdicts.iter().map(|v| &v.comparison));
+        for c in comparisons {
             add(&c.left);
             add(&c.right);
         }
+        held.sort_unstable();
+        held.dedup();
         held
     }
 }
@@ -567,7 +596,7 @@ struct Meeting<'a> {
     there: &'a State,
     widen: bool,
     own: &'a dyn Fn(u32) -> bool,
-    infos: BTreeMap<Symbol, Info>,
+    infos: SortedMap<Symbol, Info>,
     /// Places that hold the same value on each path go on holding the same value.
     pairs: Vec<(Value, Value, Value)>,
 }
