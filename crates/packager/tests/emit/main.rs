@@ -4,6 +4,7 @@ mod any;
 #[allow(dead_code)]
 #[path = "../rules/common.rs"]
 mod common;
+mod fixtures;
 mod near;
 mod parsed;
 mod tools;

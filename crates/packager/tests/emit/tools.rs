@@ -65,33 +65,55 @@ fn llvm_reads_every_part() {
 }
 
 #[test]
+fn llvm_reads_the_patch_of_every_fixture() {
+    let Some(readobj) = tool(&["llvm-readobj-19", "llvm-readobj"]) else { return };
+    for real in crate::fixtures::all() {
+        let file = scratch("readobj").join(format!("{}.dll", real.name));
+        std::fs::write(&file, real.emit(None).unwrap()).unwrap();
+        let parts =
+            ["--file-headers", "--sections", "--unwind", "--coff-imports", "--coff-basereloc", "--coff-load-config"];
+        let text = stdout(Command::new(&readobj).args(parts).arg(&file));
+        assert!(text.contains(".hgraft"), "{text}");
+    }
+}
+
+#[test]
 fn wine_loads_it_as_an_ordinary_dll() {
     let Some(gcc) = tool(&["x86_64-w64-mingw32-gcc-win32", "x86_64-w64-mingw32-gcc"]) else { return };
     let Some(wine) = tool(&[WINE]) else { return };
     let folder = scratch("loader");
+    let mut names = vec!["patch.dll".to_owned()];
     std::fs::write(folder.join("patch.dll"), emitted().file).unwrap();
+    for real in crate::fixtures::all() {
+        names.push(format!("{}.dll", real.name));
+        std::fs::write(folder.join(names.last().unwrap()), real.emit(None).unwrap()).unwrap();
+    }
     std::fs::write(
         folder.join("load.c"),
         r#"#include <windows.h>
         #include <stdio.h>
         int main(int argc, char **argv)
         {
-            HMODULE m = LoadLibraryA(argv[1]);
-            if (!m) { printf("error %lu\n", GetLastError()); return 1; }
-            printf("loaded %d\n", *(short *)m == 0x5A4D && GetModuleHandleA("patch.dll") == m);
-            return !FreeLibrary(m);
+            for (int i = 1; i < argc; i++) {
+                HMODULE m = LoadLibraryA(argv[i]);
+                if (!m) { printf("%s: error %lu\n", argv[i], GetLastError()); return 1; }
+                if (*(short *)m != 0x5A4D || GetModuleHandleA(argv[i]) != m || !FreeLibrary(m)) return 2;
+            }
+            printf("loaded %d\n", argc - 1);
+            return 0;
         }"#,
     )
     .unwrap();
     stdout(Command::new(gcc).current_dir(&folder).args(["-o", "load.exe", "load.c"]));
     let out = Command::new(wine)
         .current_dir(&folder)
-        .args(["load.exe", "patch.dll"])
+        .arg("load.exe")
+        .args(&names)
         .env("WINEPREFIX", folder.join("prefix"))
         .env("WINEDEBUG", "-all")
         .env("WINEDLLOVERRIDES", "mscoree,mshtml,winemenubuilder.exe=")
         .env_remove("DISPLAY")
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "loaded 1", "{out:?}");
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), format!("loaded {}", names.len()), "{out:?}");
 }
