@@ -83,6 +83,11 @@ pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
 
     let trust = policy(&args.trust)?;
     let signature = examine(&bytes[..], trust.as_ref().unwrap_or(&TrustPolicy::default()), UnixTime::now());
+    if let (None, Some(fault)) = (&hotpatch, &signature.fault)
+        && fault.reason() == "malformed"
+    {
+        return Err(anyhow::anyhow!("{}: {fault}", args.patch.display()));
+    }
     match (&trust, &signature.fault) {
         (_, None) => {
             let who = signature.signer().and_then(|s| s.signer.as_ref()).map_or("", |s| s.subject.as_str());

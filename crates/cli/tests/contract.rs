@@ -93,8 +93,6 @@ fn every_fixture_is_judged_as_expected() {
             &"--format",
             &"json",
         ]);
-        let accepted: Vec<String> = strings(&expect["accept"]).iter().map(|k| format!("--accept={k}")).collect();
-        args.extend(accepted.iter().map(|a| a as &dyn AsRef<std::ffi::OsStr>));
         let output = hotgraft(&args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         if code(&output) as i64 != expect["exit"].as_i64().expect("exit is a number") {
