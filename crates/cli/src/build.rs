@@ -140,7 +140,7 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
     }
     let report = Report {
         schema: "hotgraft.build/1",
-        verdict: verdict.decision,
+        verdict: shown(&verdict),
         rules: &verdict.findings,
         patch,
         residual,
@@ -152,6 +152,12 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
         Decision::Nothing => Exit::Nothing,
         Decision::Patch | Decision::Conditional => Exit::Done,
     })
+}
+
+/// The verdict as users know it: what only waits for conditions to be accepted is conditional, although no patch is made.
+fn shown(verdict: &Verdict) -> Decision {
+    let refused = verdict.findings.iter().any(|f| f.outcome == Outcome::Refuse);
+    if verdict.decision == Decision::Refuse && !refused { Decision::Conditional } else { verdict.decision }
 }
 
 /// Both sides, compared, and the bytes of the base.
@@ -286,8 +292,9 @@ fn finish(args: &BuildArgs, report: &Report<'_>, verdict: &Verdict, old: &Progra
 fn text(report: &Report<'_>, verdict: &Verdict, old: &Program) -> String {
     use anstyle::AnsiColor::{Cyan, Green, Red, Yellow};
     let mut out = String::new();
-    let (word, colour) = match verdict.decision {
+    let (word, colour) = match report.verdict {
         Decision::Patch => ("patch", Green),
+        Decision::Conditional if verdict.decision == Decision::Refuse => ("conditions are not accepted", Yellow),
         Decision::Conditional => ("patch, on conditions", Yellow),
         Decision::Refuse => ("refused", Red),
         Decision::Nothing => ("nothing to patch", Cyan),

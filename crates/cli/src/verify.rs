@@ -94,6 +94,13 @@ pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
             check("signature", None, format!("signed by {who}"));
         }
         // Without roots nobody can be trusted, but what there is must be whole.
+        (None, Some(fault)) if fault.reason() == "unsigned" && hotpatch.is_none() => {
+            check(
+                "signature",
+                Some("neither a hotpatch nor signed: there is nothing to verify".to_owned()),
+                String::new(),
+            );
+        }
         (None, Some(fault)) if matches!(fault.reason(), "untrusted" | "unsigned") => {
             let text = match fault.reason() {
                 "unsigned" => fault.to_string(),
