@@ -5,6 +5,7 @@ mod any;
 #[path = "../rules/common.rs"]
 mod common;
 mod fixtures;
+mod handlers;
 mod near;
 mod parsed;
 mod tools;

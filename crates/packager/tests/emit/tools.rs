@@ -11,7 +11,7 @@ use std::process::Command;
 const WINE: &str = "/usr/lib/wine/wine64";
 
 /// The first of these programs that can be run.
-fn tool(names: &[&str]) -> Option<PathBuf> {
+pub fn tool(names: &[&str]) -> Option<PathBuf> {
     let found = names.iter().find_map(|name| {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).map(|folder| folder.join(name)).find(|p| p.is_file())
@@ -23,13 +23,13 @@ fn tool(names: &[&str]) -> Option<PathBuf> {
     found
 }
 
-fn scratch(name: &str) -> PathBuf {
+pub fn scratch(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }
 
-fn stdout(command: &mut Command) -> String {
+pub fn stdout(command: &mut Command) -> String {
     let out = command.output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout).replace("\r\n", "\n");
     assert!(out.status.success(), "{command:?}: {}\n{text}{}", out.status, String::from_utf8_lossy(&out.stderr));
