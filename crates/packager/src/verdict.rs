@@ -57,7 +57,7 @@ pub struct Finding {
     pub covers: Vec<Difference>,
 }
 
-/// One difference of a [`Comparison`](hotgraft_diff::comparison::Comparison), by its position there.
+/// One difference of a [`Comparison`], by its position there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Difference {
