@@ -42,7 +42,9 @@ pub(crate) fn check(patch: &PatchFile, trust: &Trust<'_>) -> Result<Option<Strin
     policy.check_sequence(patch.graft().sequence).map_err(refuse)?;
     let verdict = verify(patch.bytes(), policy, trust.now).and_then(|report| match &report.fault {
         Some(fault) => Err(fault.clone()),
-        None => Ok(report.signer().map(|signature| signature.signer.as_ref().map_or_else(String::new, |s| s.subject.clone()))),
+        None => Ok(report
+            .signer()
+            .map(|signature| signature.signer.as_ref().map_or_else(String::new, |s| s.subject.clone()))),
     });
     match verdict {
         Ok(Some(subject)) => Ok(Some(subject)),

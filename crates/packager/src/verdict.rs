@@ -122,6 +122,7 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     findings.extend(rules::functions::unmovable(ctx, closure));
     findings.extend(rules::functions::folded(ctx, closure));
     findings.extend(rules::functions::contracts(ctx, closure));
+    findings.extend(rules::functions::drifts(ctx, closure));
     findings.extend(rules::functions::sites(ctx, closure));
     findings.extend(rules::objects::pairs(ctx, closure));
     findings.extend(rules::image::changes(ctx, closure));
@@ -156,7 +157,13 @@ fn account(ctx: &Context, findings: &mut Vec<Finding>) {
     let mut best: BTreeMap<Difference, usize> = BTreeMap::new();
     for (i, f) in findings.iter().enumerate() {
         let Some(about) = f.about else { continue };
-        best.entry(about).and_modify(|b| if rank(f.outcome) < rank(findings[*b].outcome) { *b = i }).or_insert(i);
+        best.entry(about)
+            .and_modify(|b| {
+                if rank(f.outcome) < rank(findings[*b].outcome) {
+                    *b = i
+                }
+            })
+            .or_insert(i);
     }
     for difference in differences(ctx.cmp) {
         if claimed.contains(&difference) {

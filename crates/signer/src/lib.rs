@@ -38,6 +38,8 @@ pub use digest::DigestAlgorithm;
 pub use error::SignError;
 pub use fault::{Checked, Fault, Place};
 pub use http::http_transport;
+#[cfg(feature = "pkcs11")]
+pub use keys::pkcs11::TokenKey;
 pub use keys::{DigestSigner, SigningKey};
 pub use options::{Existing, SignOptions, Timestamping, Transport};
 pub use pe::Source;

@@ -8,9 +8,9 @@ mod sys;
 
 use std::collections::BTreeMap;
 
-use agent::Agent;
+use agent::{Agent, Suspended};
 use exports::Export;
-pub use run::{RunOptions, RunReport, run};
+pub use run::{RunError, RunOptions, RunReport, run};
 use sys::{Handle, Result, access};
 
 use crate::memory::MappedImage;
@@ -153,10 +153,10 @@ impl LiveProcess {
     }
 
     /// The agent, started where it is not there yet.
-    fn agent(&mut self) -> Result<&mut Agent> {
+    fn agent(&mut self) -> Result<&Agent> {
         if self.agent.is_none() {
             let mut resolved = BTreeMap::new();
-            for name in stub::FUNCTIONS.into_iter().chain(["NtFlushInstructionCache"]) {
+            for name in stub::FUNCTIONS.into_iter().chain(stub::MORE_FUNCTIONS.map(|(name, _)| name)) {
                 resolved.insert(name, self.ntdll(name)?);
             }
             let resolve = |name: &str| match resolved.get(name) {
@@ -165,19 +165,20 @@ impl LiveProcess {
             };
             self.agent = Some(Agent::start(&self.process, resolve)?);
         }
-        match &mut self.agent {
+        self.running_agent()
+    }
+
+    fn running_agent(&self) -> Result<&Agent> {
+        match &self.agent {
             Some(agent) => Ok(agent),
-            None => refused("start agent", 0, "it ended at once"),
+            None => refused("ask the agent", 0, "there is none"),
         }
     }
 
     fn call(&mut self, function: &'static str, arguments: &[u64]) -> Result<u64> {
         let address = self.ntdll(function)?;
         self.agent()?;
-        match &mut self.agent {
-            Some(agent) => agent.call(&self.process, address, arguments),
-            None => refused("call", address, "no agent"),
-        }
+        self.running_agent()?.call(&self.process, address, arguments)
     }
 
     /// Resolve by the exports in memory, forwarders followed; `None` if a DLL is not loaded or is a set of contracts.
@@ -201,7 +202,7 @@ impl LiveProcess {
 
     /// Let the target's own loader find the function, loading the DLL.
     fn load(&mut self, dll: &str, name: &str) -> Result<u64> {
-        let (scratch, _) = self.agent()?.scratch();
+        let scratch = self.agent()?.put(&[]);
         // UNICODE_STRING of the DLL, the result, then the text.
         let text: Vec<u8> = dll.encode_utf16().flat_map(u16::to_le_bytes).collect();
         let mut bytes = Vec::new();
@@ -212,14 +213,12 @@ impl LiveProcess {
         bytes.extend_from_slice(&[0; 16]);
         bytes.extend_from_slice(&text);
         bytes.extend_from_slice(&[0; 2]);
-        sys::write(&self.process, scratch, &bytes)?;
+        self.running_agent()?.put(&bytes);
         let status = self.call("LdrLoadDll", &[0, 0, scratch, scratch + 0x10])? as i32;
         if status < 0 {
             return refused("load DLL", 0, format!("{dll}: NTSTATUS {status:#010x}"));
         }
-        let mut module = [0; 8];
-        sys::read(&self.process, scratch + 0x10, &mut module)?;
-        let module = u64::from_le_bytes(module);
+        let module = self.running_agent()?.result(0x10);
         // ANSI_STRING of the function, the result, then the text.
         let ordinal = name.strip_prefix('#').and_then(|text| text.parse::<u16>().ok());
         let mut bytes = Vec::new();
@@ -230,62 +229,44 @@ impl LiveProcess {
         bytes.extend_from_slice(&[0; 16]);
         bytes.extend_from_slice(name.as_bytes());
         bytes.push(0);
-        sys::write(&self.process, scratch, &bytes)?;
+        self.running_agent()?.put(&bytes);
         let text = if ordinal.is_some() { 0 } else { scratch };
         let arguments = [module, text, ordinal.unwrap_or(0) as u64, scratch + 0x10];
         let status = self.call("LdrGetProcedureAddress", &arguments)? as i32;
         if status < 0 {
             return refused("find export", module, format!("{dll} has no {name}: NTSTATUS {status:#010x}"));
         }
-        let mut address = [0; 8];
-        sys::read(&self.process, scratch + 0x10, &mut address)?;
-        Ok(u64::from_le_bytes(address))
+        Ok(self.running_agent()?.result(0x10))
     }
 
     /// Where a suspended thread is. Every aligned value between its stack pointer and the start of its stack that lies
     /// in code counts as a return address: more than there are, never fewer.
-    fn look_at(&self, theirs: u64, id: u32) -> Result<ThreadState> {
-        let thread = sys::take(&self.process, theirs, access::THREAD)?;
-        let registers = sys::context(&thread)?;
-        let sp = registers.integer[4];
-        let mut limits = [0; 16];
-        let block = sys::thread_block(&thread).unwrap_or(0);
-        let known = block != 0 && sys::read(&self.process, block + 8, &mut limits).is_ok();
-        let word = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).unwrap_or(0);
-        let (start, limit) = (word(&limits[..8]), word(&limits[8..]));
-        let end = if known && sp >= limit && sp < start {
-            start
-        } else {
-            // A stack of its own making: up to the end of the memory it lies in.
-            sys::query(&self.process, sp).map_or(sp, |pages| pages.address.saturating_add(pages.size))
-        };
-        let size = end.saturating_sub(sp & !7);
-        if size > MAX_STACK {
-            return refused("scan stack", sp, format!("the stack of thread {id} holds {size} bytes"));
+    fn look_at(&self, thread: &mut Suspended) -> Result<ThreadState> {
+        let sp = thread.registers[4];
+        if thread.stack.is_empty() {
+            // A stack of its own making, or one that is too deep: up to the end of the memory it lies in.
+            let end = sys::query(&self.process, sp).map_or(sp, |pages| pages.address.saturating_add(pages.size));
+            thread.stack_at = sp & !7;
+            let size = end.saturating_sub(thread.stack_at);
+            if size > MAX_STACK {
+                return refused("scan stack", sp, format!("the stack of thread {} holds {size} bytes", thread.id));
+            }
+            thread.stack = vec![0; size as usize];
+            sys::read(&self.process, thread.stack_at, &mut thread.stack)?;
         }
-        let mut stack = vec![0; size as usize];
-        sys::read(&self.process, sp & !7, &mut stack)?;
-        let return_addresses = stack
-            .chunks_exact(8)
-            .map(word)
-            .filter(|&value| {
-                let below = self.code.partition_point(|&(start, _)| start <= value);
-                below > 0 && value < self.code[below - 1].1
-            })
-            .collect();
-        Ok(ThreadState { id, ip: registers.ip, sp, return_addresses })
+        let words = thread.stack.chunks_exact(8).map(|word| word.try_into().map(u64::from_le_bytes).unwrap_or(0));
+        let return_addresses = words.filter(|&value| self.is_code(value)).collect();
+        Ok(ThreadState { id: thread.id, ip: thread.ip, sp, return_addresses })
+    }
+
+    fn is_code(&self, address: u64) -> bool {
+        let below = self.code.partition_point(|&(start, _)| start <= address);
+        below > 0 && address < self.code[below - 1].1
     }
 
     fn states(&mut self) -> Result<Vec<ThreadState>> {
-        let Some(agent) = &mut self.agent else {
-            return refused("suspend", 0, "no agent");
-        };
-        let threads = agent.suspend(&self.process)?;
-        let mut states = Vec::with_capacity(threads.len());
-        for (handle, id) in threads {
-            states.push(self.look_at(handle, id)?);
-        }
-        Ok(states)
+        let mut threads = self.running_agent()?.suspend(&self.process)?;
+        threads.iter_mut().map(|thread| self.look_at(thread)).collect()
     }
 
     fn free_within(&self, size: u64, reach: (u64, u64)) -> Vec<u64> {
@@ -324,7 +305,15 @@ impl AddressSpace for LiveProcess {
         if out.is_empty() {
             return Ok(());
         }
-        sys::read(&self.process, address, out)
+        let end = address.saturating_add(out.len() as u64 - 1);
+        match &self.agent {
+            Some(agent)
+                if self.suspended > 0 && out.len() as u64 <= PAGE && self.is_code(address) && self.is_code(end) =>
+            {
+                agent.peek(&self.process, address, out)
+            }
+            _ => sys::read(&self.process, address, out),
+        }
     }
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
@@ -408,20 +397,23 @@ impl AddressSpace for LiveProcess {
         }
     }
 
+    fn prepare(&mut self) -> Result<()> {
+        self.agent()?;
+        let executable = |region: &Region| {
+            matches!(region.protection, Protection::ReadExecute | Protection::Other(0x10 | 0x40 | 0x80))
+        };
+        let code = self.regions()?.into_iter().filter(executable);
+        self.code = code.map(|region| (region.address, region.address + region.size)).collect();
+        Ok(())
+    }
+
     fn suspend(&mut self) -> Result<Vec<ThreadState>> {
         if self.suspended > 0 {
             return refused("suspend", 0, "the threads are suspended already");
         }
-        self.agent()?;
-        // Before the threads stand still: it takes a while.
-        self.code = self
-            .regions()?
-            .into_iter()
-            .filter(|region| {
-                matches!(region.protection, Protection::ReadExecute | Protection::Other(0x10 | 0x40 | 0x80))
-            })
-            .map(|region| (region.address, region.address + region.size))
-            .collect();
+        if self.code.is_empty() {
+            self.prepare()?;
+        }
         let states = self.states();
         match states {
             Ok(states) => {
@@ -429,7 +421,7 @@ impl AddressSpace for LiveProcess {
                 Ok(states)
             }
             Err(error) => {
-                if let Some(agent) = &mut self.agent {
+                if let Some(agent) = &self.agent {
                     let _ = agent.resume(&self.process);
                 }
                 Err(error)
@@ -439,10 +431,7 @@ impl AddressSpace for LiveProcess {
 
     fn resume(&mut self) -> Result<()> {
         self.suspended = 0;
-        match &mut self.agent {
-            Some(agent) => agent.resume(&self.process),
-            None => Ok(()),
-        }
+        self.running_agent()?.resume(&self.process)
     }
 
     fn register_unwind(&mut self, base: u64, table: u64, count: u32) -> Result<()> {
@@ -473,9 +462,6 @@ impl AddressSpace for LiveProcess {
     }
 
     fn commit(&mut self, writes: &[CodeWrite]) -> Result<()> {
-        match &mut self.agent {
-            Some(agent) => agent.commit(&self.process, writes),
-            None => refused("commit", 0, "no agent"),
-        }
+        self.running_agent()?.commit(&self.process, writes)
     }
 }

@@ -121,7 +121,7 @@ fn start(
     let [main] = threads.as_slice() else {
         return Err(RunError::Image(format!("{} threads before the start", threads.len())));
     };
-    let main = sys::open_thread(*main, access::THREAD | 2)?;
+    let main = sys::open_thread(*main, access::THREAD)?;
 
     let mut original = [0; 2];
     space.read(entry, &mut original)?;
@@ -150,7 +150,7 @@ fn reach_entry(space: &LiveProcess, main: &Handle, entry: u64) -> Result<bool, R
             return Ok(false);
         }
         sys::suspend_thread(main)?;
-        if sys::context(main)?.ip == entry {
+        if sys::instruction_pointer(main)? == entry {
             return Ok(true);
         }
         sys::resume_thread(main)?;

@@ -13,8 +13,8 @@ use std::arch::global_asm;
 
 /// Offsets in the block.
 pub(super) mod at {
+    /// The command (4 bytes), behind it the status of the last one (4 bytes).
     pub const COMMAND: u64 = 0x00;
-    pub const STATUS: u64 = 0x04;
     pub const COUNT: u64 = 0x08;
     pub const REQUEST: u64 = 0x10;
     pub const OWNER: u64 = 0x18;
@@ -29,8 +29,23 @@ pub(super) mod at {
     pub const PAGES: u64 = 0x120;
     pub const WRITES: u64 = 0x128;
     pub const THREADS: u64 = 0x130;
-    /// Bytes of the block.
-    pub const END: u64 = 0x140;
+    pub const STACKS: u64 = 0x138;
+    pub const STACKS_END: u64 = 0x140;
+    pub const CONTEXT: u64 = 0x148;
+}
+
+/// A thread in the table of suspended threads.
+pub(super) mod thread {
+    /// Bytes of an entry.
+    pub const SIZE: u64 = 0x100;
+    pub const ID: usize = 0x08;
+    pub const IP: usize = 0x10;
+    /// First copied byte of the stack (VA), number of copied bytes (0: not copied), where the copy lies (VA).
+    pub const STACK: usize = 0x20;
+    pub const STACK_SIZE: usize = 0x28;
+    pub const COPY: usize = 0x30;
+    /// The sixteen integer registers by their number in encodings.
+    pub const REGISTERS: usize = 0x40;
 }
 
 /// Functions of ntdll, in the order of their slots from `at::FUNCTIONS` on.
@@ -45,8 +60,8 @@ pub(super) const FUNCTIONS: [&str; 9] = [
     "NtQueryInformationThread",
     "RtlExitUserThread",
 ];
-/// One more, behind the counts.
-pub(super) const FLUSH_SLOT: u64 = 0x110;
+/// Two more, behind the counts.
+pub(super) const MORE_FUNCTIONS: [(&str, u64); 2] = [("NtFlushInstructionCache", 0x110), ("NtGetContextThread", 0x118)];
 
 /// What the agent is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +158,7 @@ global_asm!(
     "jz 15f",
     "cmp [rdx + 8], rax",
     "je 12b",
-    "add rdx, 16",
+    "add rdx, 0x100",
     "dec rcx",
     "jmp 14b",
     "15:",
@@ -170,11 +185,13 @@ global_asm!(
     "16:",
     "mov rcx, [rbx + 8]",
     "mov rdx, rcx",
-    "shl rdx, 4",
+    "shl rdx, 8",
     "add rdx, [rbx + 0x130]",
     "mov [rdx], r13",
     "mov rax, [rbx + 0xe8]",
     "mov [rdx + 8], rax",
+    "mov rax, [rbx + 0xd8]",
+    "mov [rdx + 0x18], rax",
     "inc rcx",
     "mov [rbx + 8], rcx",
     "inc r12d",
@@ -188,6 +205,59 @@ global_asm!(
     "jne 22f",
     "test r12d, r12d",
     "jnz 18b",
+    // Look at each: registers, and a copy of its stack. The system waits here until the thread really stands.
+    // r12: entry; r13: index; r14: end of the copies.
+    "mov r12, [rbx + 0x130]",
+    "xor r13d, r13d",
+    "mov r14, [rbx + 0x138]",
+    "24:",
+    "cmp r13, [rbx + 8]",
+    "jae 29f",
+    "mov rdx, [rbx + 0x148]",
+    "mov dword ptr [rdx + 0x30], 0x100003",
+    "mov rcx, [r12]",
+    "call [rbx + 0x118]",
+    "test eax, eax",
+    "js 28f",
+    "mov rsi, [rbx + 0x148]",
+    "mov rax, [rsi + 0xf8]",
+    "mov [r12 + 0x10], rax",
+    "add rsi, 0x78",
+    "lea rdi, [r12 + 0x40]",
+    "mov ecx, 16",
+    "cld",
+    "rep movsq",
+    "mov qword ptr [r12 + 0x28], 0",
+    // A stack pointer outside the thread's own stack: left to the owner.
+    "mov rdx, [r12 + 0x18]",
+    "mov rax, [r12 + 0x60]",
+    "and rax, -8",
+    "cmp rax, [rdx + 0x10]",
+    "jb 27f",
+    "mov rcx, [rdx + 8]",
+    "sub rcx, rax",
+    "jbe 27f",
+    "and rcx, -8",
+    "mov rdx, [rbx + 0x140]",
+    "sub rdx, r14",
+    "cmp rcx, rdx",
+    "ja 27f",
+    "mov [r12 + 0x20], rax",
+    "mov [r12 + 0x28], rcx",
+    "mov [r12 + 0x30], r14",
+    "mov rsi, rax",
+    "mov rdi, r14",
+    "add r14, rcx",
+    "shr rcx, 3",
+    "rep movsq",
+    "27:",
+    "add r12, 0x100",
+    "inc r13",
+    "jmp 24b",
+    "28:",
+    "xor r14d, r14d",
+    "jmp 22f",
+    "29:",
     "mov dword ptr [rbx + 4], 0",
     "jmp 3b",
     // Failed with eax: let go of everything.
@@ -199,6 +269,7 @@ global_asm!(
     "call [rbx + 0x98]",
     "23:",
     "call 70f",
+    "call 74f",
     "jmp 3b",
     //
     // Commit: open every page or none; write; close. r13: opened; r14: status.
@@ -270,7 +341,11 @@ global_asm!(
     "50:",
     "call 70f",
     "mov dword ptr [rbx + 4], 0",
-    "jmp 3b",
+    "mov rcx, [rbx + 0x20]",
+    "xor edx, edx",
+    "call [rbx + 0x78]",
+    "call 74f",
+    "jmp 2b",
     //
     // Call a function with up to six arguments.
     "60:",
@@ -287,25 +362,39 @@ global_asm!(
     "mov dword ptr [rbx + 4], 0",
     "jmp 3b",
     //
-    // Subroutine: resume every thread in the table and close its handle.
+    // Subroutine: resume every thread in the table. Handles are closed afterwards, when nobody waits any more.
     "70:",
     "sub rsp, 0x28",
+    "xor edi, edi",
+    "mov rsi, [rbx + 0x130]",
     "71:",
-    "mov rax, [rbx + 8]",
-    "test rax, rax",
-    "jz 72f",
-    "dec rax",
-    "mov [rbx + 8], rax",
-    "shl rax, 4",
-    "add rax, [rbx + 0x130]",
-    "mov rsi, [rax]",
-    "mov rcx, rsi",
+    "cmp rdi, [rbx + 8]",
+    "jae 72f",
+    "mov rcx, [rsi]",
     "lea rdx, [rbx + 0x100]",
     "call [rbx + 0x90]",
-    "mov rcx, rsi",
-    "call [rbx + 0x98]",
+    "add rsi, 0x100",
+    "inc rdi",
     "jmp 71b",
     "72:",
+    "add rsp, 0x28",
+    "ret",
+    //
+    // Subroutine: close the handles in the table and empty it.
+    "74:",
+    "sub rsp, 0x28",
+    "75:",
+    "mov rax, [rbx + 8]",
+    "test rax, rax",
+    "jz 76f",
+    "dec rax",
+    "mov [rbx + 8], rax",
+    "shl rax, 8",
+    "add rax, [rbx + 0x130]",
+    "mov rcx, [rax]",
+    "call [rbx + 0x98]",
+    "jmp 75b",
+    "76:",
     "add rsp, 0x28",
     "ret",
     //
@@ -324,6 +413,7 @@ global_asm!(
     // The end: by command, or because the owner is gone.
     "90:",
     "call 70b",
+    "call 74b",
     "mov rcx, [rbx + 0x10]",
     "call [rbx + 0x98]",
     "mov rcx, [rbx + 0x18]",

@@ -6,7 +6,8 @@ use std::ffi::c_void;
 use std::mem::{size_of, zeroed};
 use std::ptr::{null, null_mut};
 
-use windows_sys::Wdk::System::Threading::{NtQueryInformationProcess, NtQueryInformationThread};
+use windows_sys::Wdk::System::Memory::{NtMapViewOfSection, NtUnmapViewOfSection};
+use windows_sys::Wdk::System::Threading::NtQueryInformationProcess;
 use windows_sys::Win32::Foundation::*;
 use windows_sys::Win32::System::Console::SetConsoleCtrlHandler;
 use windows_sys::Win32::System::Diagnostics::Debug::*;
@@ -15,6 +16,7 @@ use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleA, GetProcAddress
 use windows_sys::Win32::System::Memory::*;
 use windows_sys::Win32::System::ProcessStatus::*;
 use windows_sys::Win32::System::Threading::*;
+use windows_sys::core::BOOL;
 
 use crate::space::SpaceError;
 
@@ -33,8 +35,8 @@ pub(super) mod access {
     pub const SYNCHRONIZE: u32 = 0x10_0000;
     /// Setting and waiting for an event.
     pub const EVENT: u32 = SYNCHRONIZE | 2;
-    /// Looking at a suspended thread.
-    pub const THREAD: u32 = THREAD_GET_CONTEXT | THREAD_QUERY_INFORMATION;
+    /// Looking at a thread, suspending and resuming it.
+    pub const THREAD: u32 = THREAD_GET_CONTEXT | THREAD_SUSPEND_RESUME;
 }
 
 /// A handle that is closed when dropped.
@@ -66,8 +68,6 @@ fn check(ok: BOOL, operation: &'static str, address: u64, size: u64) -> Result<(
 fn owned(handle: HANDLE, operation: &'static str, id: u64) -> Result<Handle> {
     if handle.is_null() || handle == INVALID_HANDLE_VALUE { failed(operation, id, 0) } else { Ok(Handle(handle)) }
 }
-
-type BOOL = i32;
 
 /// OpenProcess.
 pub(super) fn open_process(pid: u32, rights: u32) -> Result<Handle> {
@@ -234,43 +234,18 @@ pub(super) fn process_block(process: &Handle) -> Result<u64> {
     Ok(info.PebBaseAddress as u64)
 }
 
-/// Address of a thread's environment block.
-pub(super) fn thread_block(thread: &Handle) -> Option<u64> {
-    // THREAD_BASIC_INFORMATION: status, block, ids, affinity, priorities.
-    let mut info = [0u64; 6];
-    // SAFETY: `info` is valid for its size; class 0 is ThreadBasicInformation.
-    let status = unsafe {
-        NtQueryInformationThread(thread.0, 0, info.as_mut_ptr().cast(), size_of_val(&info) as u32, null_mut())
-    };
-    (status >= 0).then_some(info[1])
-}
-
 #[repr(align(16))]
 struct AlignedContext(CONTEXT);
 
-/// Registers of a suspended thread. Waits until it really stands.
-pub(super) fn context(thread: &Handle) -> Result<Registers> {
+/// Instruction pointer of a suspended thread. Waits until it really stands.
+pub(super) fn instruction_pointer(thread: &Handle) -> Result<u64> {
     // SAFETY: a plain structure, filled by the call.
     let mut context = AlignedContext(unsafe { zeroed() });
-    // CONTEXT_AMD64 | CONTROL | INTEGER
-    context.0.ContextFlags = 0x10_0003;
+    // CONTEXT_AMD64 | CONTROL
+    context.0.ContextFlags = 0x10_0001;
     // SAFETY: `context` is valid and aligned.
     check(unsafe { GetThreadContext(thread.0, &mut context.0) }, "read registers", 0, 0)?;
-    let c = &context.0;
-    Ok(Registers {
-        ip: c.Rip,
-        integer: [
-            c.Rax, c.Rcx, c.Rdx, c.Rbx, c.Rsp, c.Rbp, c.Rsi, c.Rdi, c.R8, c.R9, c.R10, c.R11, c.R12, c.R13, c.R14,
-            c.R15,
-        ],
-    })
-}
-
-/// Registers that unwinding needs, integer ones by their number in encodings.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Registers {
-    pub ip: u64,
-    pub integer: [u64; 16],
+    Ok(context.0.Rip)
 }
 
 /// OpenThread.
@@ -381,13 +356,83 @@ pub(super) fn give_self(process: &Handle) -> Result<u64> {
     Ok(theirs as u64)
 }
 
-/// Get a handle to an object that the target has a handle to.
-pub(super) fn take(process: &Handle, theirs: u64, rights: u32) -> Result<Handle> {
-    let mut ours = null_mut();
-    // SAFETY: `ours` is a local.
-    let ok = unsafe { DuplicateHandle(process.0, theirs as HANDLE, GetCurrentProcess(), &mut ours, rights, 0, 0) };
-    check(ok, "take handle", theirs, 0)?;
-    owned(ours, "take handle", theirs)
+/// Let a thread run before all others: it holds up the whole process.
+pub(super) fn hurry(thread: &Handle) {
+    // SAFETY: no pointers.
+    unsafe { SetThreadPriority(thread.0, THREAD_PRIORITY_TIME_CRITICAL) };
+}
+
+/// Memory that we and the target see. What is read from it was written by the target, which may be hostile.
+#[derive(Debug)]
+pub(super) struct Shared {
+    ours: *mut u8,
+    /// Where it lies in the target (VA).
+    pub theirs: u64,
+    size: usize,
+}
+
+// SAFETY: the view is ours; every access is a copy of bytes.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// New zeroed memory in both.
+    pub fn new(process: &Handle, size: usize) -> Result<Shared> {
+        // SAFETY: no pointers but null.
+        let section =
+            unsafe { CreateFileMappingW(INVALID_HANDLE_VALUE, null(), PAGE_READWRITE, 0, size as u32, null()) };
+        let section = owned(section, "share memory", 0)?;
+        // SAFETY: a new view at an address that the system chooses.
+        let ours = unsafe { MapViewOfFile(section.0, FILE_MAP_READ | FILE_MAP_WRITE, 0, 0, size) };
+        if ours.Value.is_null() {
+            return failed("share memory", 0, size as u64);
+        }
+        let mut shared = Shared { ours: ours.Value.cast(), theirs: 0, size };
+        let (mut theirs, mut offset, mut view) = (null_mut(), 0i64, size);
+        // SAFETY: the pointers are to locals; the view is made in the target. 2: ViewUnmap.
+        let status = unsafe {
+            NtMapViewOfSection(section.0, process.0, &mut theirs, 0, 0, &mut offset, &mut view, 2, 0, PAGE_READWRITE)
+        };
+        if status < 0 {
+            let message = format!("NTSTATUS {status:#010x}");
+            return Err(SpaceError { operation: "share memory", address: 0, size: size as u64, message });
+        }
+        shared.theirs = theirs as u64;
+        Ok(shared)
+    }
+
+    /// Copy out; bytes outside are left as they are.
+    pub fn read(&self, offset: u64, out: &mut [u8]) {
+        if offset.checked_add(out.len() as u64).is_some_and(|end| end <= self.size as u64) {
+            // SAFETY: inside the view. The target may write at the same time; bytes have no invalid values, and the
+            // volatile reads keep the compiler from assuming that they do not change.
+            out.iter_mut().enumerate().for_each(|(index, byte)| {
+                *byte = unsafe { self.ours.add(offset as usize + index).read_volatile() };
+            });
+        }
+    }
+
+    /// Copy in; nothing is written outside.
+    pub fn write(&self, offset: u64, bytes: &[u8]) {
+        if offset.checked_add(bytes.len() as u64).is_some_and(|end| end <= self.size as u64) {
+            for (index, &byte) in bytes.iter().enumerate() {
+                // SAFETY: inside the view.
+                unsafe { self.ours.add(offset as usize + index).write_volatile(byte) };
+            }
+        }
+    }
+
+    /// Take it from the target.
+    pub fn release(&self, process: &Handle) {
+        // SAFETY: a view in the target, which nothing there uses any more.
+        unsafe { NtUnmapViewOfSection(process.0, self.theirs as *const c_void) };
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: our own view, which ends with this value.
+        unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: self.ours.cast() }) };
+    }
 }
 
 /// SetProcessValidCallTargets, where the system has it.

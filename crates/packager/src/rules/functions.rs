@@ -2,7 +2,6 @@
 
 use crate::closure::{Closure, Why, signature_changed};
 use crate::context::{Context, finding};
-use crate::resolve::is_trusted_function;
 use crate::rules::explain;
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{Change, FunctionPair, Status, function_label};
@@ -16,6 +15,9 @@ pub fn pairs(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         let about = Difference::Function(u32::try_from(i).unwrap_or(u32::MAX));
         match (pair.status, pair.old, pair.new) {
             (Status::Identical, ..) => {}
+            (Status::Changed, Some(_), Some(new)) if ctx.counterpart(new).is_none() => {
+                out.push(added(ctx, closure, pair, about, new));
+            }
             (Status::Changed, Some(_), Some(new)) => {
                 out.push(changed(ctx, closure, pair, about, new));
                 out.extend(unattributed(ctx, pair, about));
@@ -150,6 +152,7 @@ pub fn included(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         let text = match why {
             Why::Reads(name) => format!("It reads {name}, whose contents changed."),
             Why::Calls(name) => format!("It calls {name}, whose old entry cannot be redirected."),
+            Why::Retargeted(name) => format!("It refers to {name}, of which the base has no certain counterpart."),
             _ => String::from("It is needed."),
         };
         let subject = ctx.function_subject(pair.old, pair.new);
@@ -194,13 +197,6 @@ pub fn unmovable(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         if language == Some("masm") {
             refuse("code.assembly", "It comes from an assembler.");
         }
-        if pair.old.is_some() && pair.status != Status::Identical && !is_trusted_function(pair.matched) {
-            let how = pair.matched.map_or_else(String::new, |m| format!(" ({:?}, score {:.2})", m.by, m.score));
-            refuse(
-                "code.match.ambiguous",
-                &format!("That the two are versions of one function rests on weak evidence{how}."),
-            );
-        }
     }
     out
 }
@@ -223,10 +219,37 @@ pub fn folded(ctx: &Context, closure: &Closure) -> Vec<Finding> {
             by_name.entry(name).or_insert(FunctionId::from(i));
         }
     }
+    let mut by_old_name: BTreeMap<&str, FunctionId> = BTreeMap::new();
+    for (i, f) in ctx.old.functions.iter().enumerate().filter(|(_, f)| !f.aliases.is_empty()) {
+        for name in names(f) {
+            by_old_name.entry(name).or_insert(FunctionId::from(i));
+        }
+    }
     let mut out = Vec::new();
     for &new in closure.functions.keys() {
         let (pair, about) = ctx.function_pair(new);
-        let Some(old) = pair.old else { continue };
+        let Some(old) = ctx.counterpart(new) else {
+            // One of several names of an old entry now has code of its own, and the others keep theirs.
+            let f = &ctx.new.functions[new.index()];
+            if let Some(&shared) = names(f).find_map(|name| by_old_name.get(name))
+                && ctx.cmp.new_function(shared).is_some()
+            {
+                let text = format!(
+                    "It had the same entry as {}.",
+                    ctx.function_subject(Some(shared), ctx.cmp.new_function(shared))
+                );
+                let subject = ctx.function_subject(None, Some(new));
+                out.push(finding(
+                    "code.fold.diverged",
+                    Outcome::Refuse,
+                    Some(about),
+                    subject,
+                    &text,
+                    ctx.function_source(None, Some(new)),
+                ));
+            }
+            continue;
+        };
         let f = &ctx.old.functions[old.index()];
         if f.aliases.is_empty() {
             continue;
@@ -287,6 +310,20 @@ pub fn contracts(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     out
 }
 
+/// A calling contract that changed under an unchanged type, and is kept inside of the patch.
+pub fn drifts(ctx: &Context, closure: &Closure) -> Vec<Finding> {
+    closure
+        .drifts
+        .iter()
+        .map(|(&new, text)| {
+            let pair = ctx.function_pair(new).0;
+            let subject = ctx.function_subject(pair.old, pair.new);
+            let source = ctx.function_source(pair.old, pair.new);
+            finding("code.contract.changed", Outcome::Patch, None, subject, text, source)
+        })
+        .collect()
+}
+
 /// Bytes that a redirect of `old` touches: (first RVA, bytes). `None` if it cannot be redirected.
 pub fn site(ctx: &Context, old: FunctionId) -> Option<(u32, u32)> {
     let f = &ctx.old.functions[old.index()];
@@ -305,7 +342,7 @@ pub fn sites(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         .functions
         .keys()
         .filter(|new| !closure.direct_only.contains(new))
-        .filter_map(|&new| Some((ctx.function_pair(new).0.old?, new)))
+        .filter_map(|&new| Some((ctx.counterpart(new)?, new)))
         .collect();
     replaced.sort_unstable();
     for (old, new) in replaced {

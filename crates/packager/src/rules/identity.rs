@@ -3,9 +3,14 @@
 use crate::context::{Context, finding};
 use crate::verdict::{Finding, Outcome};
 use hotgraft_diff::comparison::Status;
+use hotgraft_program::Program;
+use std::collections::BTreeSet;
 
 /// Of the functions of the smaller image, at least this share must have a counterpart.
 pub const MATCHED_SHARE: f64 = 0.5;
+
+/// Of the source files of the image with fewer of them, at least this share must be in the other.
+pub const SOURCES_SHARE: f64 = 0.5;
 
 /// The two images must be builds of the same thing.
 pub fn same_thing(ctx: &Context) -> Option<Finding> {
@@ -23,7 +28,24 @@ pub fn same_thing(ctx: &Context) -> Option<Finding> {
     if smaller > 0 && (matched as f64) < smaller as f64 * MATCHED_SHARE {
         return refuse(&format!("Only {matched} of {smaller} functions have a counterpart."));
     }
+    let (x, y) = (source_files(ctx.old), source_files(ctx.new));
+    let common = x.intersection(&y).count();
+    if !x.is_empty() && !y.is_empty() && (common as f64) < x.len().min(y.len()) as f64 * SOURCES_SHARE {
+        return refuse(&format!("Of {} and {} source files only {common} are the same.", x.len(), y.len()));
+    }
     None
+}
+
+/// Names, without folder, of the source files that functions come from; headers can be anybody's.
+fn source_files(program: &Program) -> BTreeSet<String> {
+    let header = |name: &str| matches!(name.rsplit_once('.'), Some((_, "h" | "hh" | "hpp" | "hxx" | "inc" | "inl")));
+    program
+        .functions
+        .iter()
+        .filter_map(|f| program.source_line(f.rva()))
+        .filter_map(|line| line.file.rsplit(['/', '\\']).next().map(str::to_ascii_lowercase))
+        .filter(|name| !header(name))
+        .collect()
 }
 
 /// Both PDBs are needed unless the caller says otherwise.

@@ -14,6 +14,14 @@ pub static RULES: &[Rule] = &[
         rows: &["C29", "C30"],
     },
     Rule {
+        key: "code.contract.changed",
+        outcomes: &[Outcome::Patch],
+        head: None,
+        why: "The compiler knew all callers and gave the function a convention of its own, so old callers go on to call the old version and new ones the new version.",
+        todo: "",
+        rows: &["C14"],
+    },
+    Rule {
         key: "code.fold.diverged",
         outcomes: &[Outcome::Refuse],
         head: Some(Head::EntrySite),
