@@ -334,6 +334,9 @@ pub fn site(ctx: &Context, old: FunctionId) -> Option<(u32, u32)> {
     }
 }
 
+/// Bytes of a cache line: the least that any x64 or ARM64 machine has.
+const CACHE_LINE: u32 = 64;
+
 /// Places where redirects would be written.
 pub fn sites(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     let mut out = Vec::new();
@@ -361,6 +364,11 @@ pub fn sites(ctx: &Context, closure: &Closure) -> Vec<Finding> {
             refuse("entry.site.overlap", format!("The other one is {}.", function_label(ctx.old, other)));
         }
         last = Some((end, old));
+        if ctx.old.functions[old.index()].entry_kind == EntryKind::PaddedShortJump
+            && entry % CACHE_LINE == CACHE_LINE - 1
+        {
+            refuse("entry.site.split", format!("The entry {entry:#x} is the last byte of its line."));
+        }
         let relocated = ctx.old.image.base_relocations.iter().find(|&&r| r < end && r.saturating_add(8) > start);
         if let Some(r) = relocated {
             refuse("entry.site.relocated", format!("A base relocation lies at {r:#x}."));
