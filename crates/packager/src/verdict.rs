@@ -122,7 +122,7 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     findings.extend(rules::functions::pairs(ctx, closure));
     findings.extend(rules::functions::included(ctx, closure));
     findings.extend(rules::functions::unmovable(ctx, closure));
-    findings.extend(rules::functions::folded(ctx, closure));
+    findings.extend(rules::folds::diverged(ctx, closure));
     findings.extend(rules::functions::contracts(ctx, closure));
     findings.extend(rules::functions::drifts(ctx, closure));
     findings.extend(rules::functions::sites(ctx, closure));
