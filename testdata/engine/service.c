@@ -37,6 +37,61 @@ FUNCTION int hold(int value)
     return value;
 }
 
+int main(int count, char **arguments);
+
+// How many callers up the stack `main` is; 0: the stack cannot be walked up to it.
+FUNCTION int depth(void)
+{
+    void *frames[32];
+    DWORD64 base, start;
+    USHORT count = RtlCaptureStackBackTrace(0, 32, frames, NULL);
+    PRUNTIME_FUNCTION of_main = RtlLookupFunctionEntry((DWORD64)main, &base, NULL), other;
+    for (int i = 0; i < count; i++) {
+        other = RtlLookupFunctionEntry((DWORD64)frames[i], &start, NULL);
+        if (other && other == of_main)
+            return i;
+    }
+    return 0;
+}
+
+// Old: does not ask. The replacement returns what `depth` says, called from the patch.
+FUNCTION int outer(int value)
+{
+    sink = value;
+    return -1;
+}
+
+// Replace the entry of `answer` by a jump to `twice`, as another tool would.
+static void hook(void)
+{
+    unsigned char jump[5] = {0xe9};
+    DWORD old;
+    int distance = (int)((char *)twice - ((char *)answer + 5));
+    memcpy(jump + 1, &distance, 4);
+    VirtualProtect((void *)answer, 5, PAGE_EXECUTE_READWRITE, &old); // It runs on this page itself.
+    memcpy((void *)answer, jump, 5);
+    VirtualProtect((void *)answer, 5, old, &old);
+}
+
+typedef LONG(NTAPI *Lock)(ULONG, ULONG *, ULONG_PTR *);
+typedef LONG(NTAPI *Unlock)(ULONG, ULONG_PTR);
+
+// Hold the loader lock until `held` is 0 again.
+static DWORD WINAPI keep_loader(void *argument)
+{
+    HMODULE ntdll = GetModuleHandleA("ntdll.dll");
+    Lock lock = (Lock)(void *)GetProcAddress(ntdll, "LdrLockLoaderLock");
+    Unlock unlock = (Unlock)(void *)GetProcAddress(ntdll, "LdrUnlockLoaderLock");
+    ULONG_PTR cookie;
+    (void)argument;
+    lock(0, NULL, &cookie);
+    held = 1;
+    while (held)
+        Sleep(1);
+    unlock(0, cookie);
+    return 0;
+}
+
 static DWORD WINAPI work(void *argument)
 {
     int value = (int)(INT_PTR)argument;
@@ -80,6 +135,19 @@ int main(int count, char **arguments)
             while (!held)
                 Sleep(1);
             printf("held\n");
+            break;
+        case 'k':
+            CreateThread(NULL, 0, keep_loader, NULL, 0, NULL);
+            while (!held)
+                Sleep(1);
+            printf("held\n");
+            break;
+        case 'x':
+            hook();
+            printf("hooked\n");
+            break;
+        case 'o':
+            printf("outer %d\n", outer(1));
             break;
         case 'l':
             held = 0;

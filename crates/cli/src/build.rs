@@ -4,6 +4,7 @@ use crate::args::{BuildArgs, Format, ReachArg, Stage};
 use crate::output::{self, Exit, Stop, Terminal, hex};
 use anyhow::{Context, Result};
 use hotgraft_diff::Comparison;
+use hotgraft_diff::comparison::function_label;
 use hotgraft_packager::{Decision, Finding, Options, Outcome, Reach, Verdict, emit, plan, verdict};
 use hotgraft_program::{PdbChoice, Program};
 use serde::Serialize;
@@ -126,7 +127,7 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
         match made {
             Made::Patch(bytes) => {
                 residual.checked = true;
-                patch = Some(describe(path, &bytes)?);
+                patch = Some(describe(path, &bytes, &old, &plan)?);
                 output::write_bytes(path, &bytes)?;
             }
             Made::Refused(finding, remaining) => {
@@ -139,7 +140,7 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
     }
     let report = Report {
         schema: "hotgraft.build/1",
-        verdict: verdict.decision,
+        verdict: shown(&verdict),
         rules: &verdict.findings,
         patch,
         residual,
@@ -151,6 +152,12 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
         Decision::Nothing => Exit::Nothing,
         Decision::Patch | Decision::Conditional => Exit::Done,
     })
+}
+
+/// The verdict as users know it: what only waits for conditions to be accepted is conditional, although no patch is made.
+fn shown(verdict: &Verdict) -> Decision {
+    let refused = verdict.findings.iter().any(|f| f.outcome == Outcome::Refuse);
+    if verdict.decision == Decision::Refuse && !refused { Decision::Conditional } else { verdict.decision }
 }
 
 /// Both sides, compared, and the bytes of the base.
@@ -227,16 +234,25 @@ fn rule_page(rule: &hotgraft_packager::rules::Rule) -> String {
     out
 }
 
-fn describe(path: &Path, bytes: &[u8]) -> Result<PatchReport> {
+fn describe(path: &Path, bytes: &[u8], old: &Program, plan: &plan::Plan) -> Result<PatchReport> {
     let hotpatch = hotgraft_hotpatch::read(bytes)?;
     let graft = hotpatch.graft.context("the emitted image has no .hgraft section")?;
     let base = &graft.base;
-    let function = |f: &hotgraft_hotpatch::GraftFunction| FunctionReport {
-        name: f.name.clone(),
-        base_rva: f.base_rva,
-        patch_rva: f.patch_rva,
-        size: f.patch_size,
-    };
+    // Functions that are replaced without a redirect, because every caller is replaced and calls the copy.
+    let without_redirect: Vec<(String, u32)> = plan
+        .functions
+        .iter()
+        .filter(|f| f.method.is_none())
+        .filter_map(|f| f.old)
+        .map(|id| (function_label(old, id), old.functions[id.index()].rva()))
+        .collect();
+    let (mut replaced, mut added) = (Vec::new(), Vec::new());
+    for f in &graft.functions {
+        let base_rva =
+            f.base_rva.or_else(|| without_redirect.iter().find(|(name, _)| *name == f.name).map(|(_, rva)| *rva));
+        let report = FunctionReport { name: f.name.clone(), base_rva, patch_rva: f.patch_rva, size: f.patch_size };
+        if base_rva.is_some() { replaced.push(report) } else { added.push(report) }
+    }
     let records: usize =
         hotpatch.info.bases.iter().flat_map(|b| &b.chunks).filter(|c| c.inverse).map(|c| c.records.len()).sum();
     Ok(PatchReport {
@@ -253,8 +269,8 @@ fn describe(path: &Path, bytes: &[u8]) -> Result<PatchReport> {
                 .map(|(guid, age)| hotgraft_program::PdbIdentity { guid, age, path: String::new() }.to_string()),
             sha256: hex(&base.sha256),
         },
-        replaced: graft.functions.iter().filter(|f| f.base_rva.is_some()).map(function).collect(),
-        added: graft.functions.iter().filter(|f| f.base_rva.is_none()).map(function).collect(),
+        replaced,
+        added,
         relocations: records + graft.near.len(),
     })
 }
@@ -276,8 +292,9 @@ fn finish(args: &BuildArgs, report: &Report<'_>, verdict: &Verdict, old: &Progra
 fn text(report: &Report<'_>, verdict: &Verdict, old: &Program) -> String {
     use anstyle::AnsiColor::{Cyan, Green, Red, Yellow};
     let mut out = String::new();
-    let (word, colour) = match verdict.decision {
+    let (word, colour) = match report.verdict {
         Decision::Patch => ("patch", Green),
+        Decision::Conditional if verdict.decision == Decision::Refuse => ("conditions are not accepted", Yellow),
         Decision::Conditional => ("patch, on conditions", Yellow),
         Decision::Refuse => ("refused", Red),
         Decision::Nothing => ("nothing to patch", Cyan),

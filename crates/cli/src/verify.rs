@@ -4,7 +4,7 @@ use crate::args::{Format, TrustArgs, VerifyArgs};
 use crate::output::{self, Exit, Terminal, hex};
 use anyhow::{Context, Result};
 use hotgraft_hotpatch::{Graft, Hotpatch, Violation};
-use hotgraft_signer::{TrustPolicy, UnixTime, VerifyReport};
+use hotgraft_signer::{TrustPolicy, UnixTime, VerifyReport, examine};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -20,7 +20,7 @@ struct Report {
     ok: bool,
     checks: Vec<Check>,
     violations: Vec<Violation>,
-    signature: Option<VerifyReport>,
+    signature: VerifyReport,
     residual: Option<ResidualReport>,
 }
 
@@ -82,42 +82,34 @@ pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
     }
 
     let trust = policy(&args.trust)?;
-    let report = hotgraft_signer::verify(&bytes, &trust.clone().unwrap_or_default(), UnixTime::now());
-    let signature = match report {
-        Ok(report) => {
-            let signed = !report.signatures.is_empty();
-            match (&trust, &report.fault) {
-                (Some(_), None) => {
-                    let who =
-                        report.signer().and_then(|s| s.signer.as_ref()).map(|s| s.subject.clone()).unwrap_or_default();
-                    check("signature", None, format!("signed by {who}"));
-                }
-                (Some(_), Some(fault)) => check("signature", Some(fault.to_string()), String::new()),
-                (None, fault) => {
-                    // Without roots nobody can be trusted, but the signature itself must still be whole.
-                    let broken = report.signatures.iter().find_map(|s| s.fault.as_ref()).or(fault.as_ref());
-                    let broken = broken.filter(|f| !matches!(f.reason(), "untrusted" | "unsigned"));
-                    match broken {
-                        Some(fault) => check("signature", Some(fault.to_string()), String::new()),
-                        None => checks.push(Check {
-                            name: "signature",
-                            state: State::NotChecked,
-                            text: if signed {
-                                "signed; give --trust to check by whom".to_owned()
-                            } else {
-                                "the file carries no signature".to_owned()
-                            },
-                        }),
-                    }
-                }
-            }
-            Some(report)
+    let signature = examine(&bytes[..], trust.as_ref().unwrap_or(&TrustPolicy::default()), UnixTime::now());
+    if let (None, Some(fault)) = (&hotpatch, &signature.fault)
+        && fault.reason() == "malformed"
+    {
+        return Err(anyhow::anyhow!("{}: {fault}", args.patch.display()));
+    }
+    match (&trust, &signature.fault) {
+        (_, None) => {
+            let who = signature.signer().and_then(|s| s.signer.as_ref()).map_or("", |s| s.subject.as_str());
+            check("signature", None, format!("signed by {who}"));
         }
-        Err(fault) => {
-            check("signature", Some(fault.to_string()), String::new());
-            None
+        // Without roots nobody can be trusted, but what there is must be whole.
+        (None, Some(fault)) if fault.reason() == "unsigned" && hotpatch.is_none() => {
+            check(
+                "signature",
+                Some("neither a hotpatch nor signed: there is nothing to verify".to_owned()),
+                String::new(),
+            );
         }
-    };
+        (None, Some(fault)) if matches!(fault.reason(), "untrusted" | "unsigned") => {
+            let text = match fault.reason() {
+                "unsigned" => fault.to_string(),
+                _ => "signed; give --trust to check by whom".to_owned(),
+            };
+            checks.push(Check { name: "signature", state: State::NotChecked, text });
+        }
+        (_, Some(fault)) => check("signature", Some(fault.to_string()), String::new()),
+    }
     if let (Some(trust), Some(graft)) = (&trust, hotpatch.as_ref().and_then(|h| h.graft.as_ref()))
         && let Err(fault) = trust.check_sequence(graft.sequence)
     {
@@ -211,9 +203,7 @@ fn text(report: &Report) -> String {
     for violation in report.violations.iter().skip(1) {
         let _ = writeln!(out, "              {} ({:?}): {}", violation.rule, violation.demanded_by, violation.text);
     }
-    if let Some(signature) = &report.signature {
-        out.push_str(&signatures_text(signature));
-    }
+    out.push_str(&signatures_text(&report.signature));
     if let Some(residual) = &report.residual {
         for r in residual.findings.iter().skip(1).take(20) {
             let _ = writeln!(out, "              {} {} at new RVA {:#x}: {}", r.key, r.subject, r.new_rva, r.text);
@@ -250,8 +240,10 @@ fn signatures_text(report: &VerifyReport) -> String {
 
 /// The signatures of any PE file, for `inspect --signature`.
 pub fn signature(path: &Path, bytes: &[u8]) -> Result<(Value, String)> {
-    let report = hotgraft_signer::verify(bytes, &TrustPolicy::default(), UnixTime::now())
-        .with_context(|| path.display().to_string())?;
+    let report = examine(bytes, &TrustPolicy::default(), UnixTime::now());
+    if let Some(fault) = report.fault.as_ref().filter(|f| f.reason() == "malformed") {
+        return Err(anyhow::anyhow!("{}: {fault}", path.display()));
+    }
     let mut text = format!("{}\n", path.display());
     if report.signatures.is_empty() {
         text.push_str("  no signature\n");

@@ -16,6 +16,9 @@
 //! Objects whose end is exact must have the same size. Where only a boundary is known, what follows the last byte that
 //! is not zero and the last reference is taken for padding, up to [`PADDING`] bytes.
 
+mod constants;
+mod neighbours;
+
 use crate::matching::Matches;
 use crate::side::{is_loader_table, range_size, significant_size};
 use hotgraft_program::{
@@ -140,7 +143,7 @@ impl Judge<'_, '_> {
     }
 
     /// Two runs of bytes of the same size.
-    fn runs(&self, a: u32, b: u32, size: u32, context: Context, relied: &mut Vec<Node>) -> bool {
+    pub(super) fn runs(&self, a: u32, b: u32, size: u32, context: Context, relied: &mut Vec<Node>) -> bool {
         let (old, new) = (self.m.old.program, self.m.new.program);
         let (Some(x), Some(y)) = (old.image.bytes(a, size as usize), new.image.bytes(b, size as usize)) else {
             return false;
@@ -175,54 +178,6 @@ impl Judge<'_, '_> {
             }
             None => false,
         }
-    }
-
-    /// Constants from an address on to the end of the object that is known to hold it. The ends are where the next
-    /// reference leads, so the same constant may seem longer in one image than in the other; then all of the longer one
-    /// must agree. Without names, where objects have no other boundaries, it is enough that they agree over the shorter
-    /// one and that what the longer one adds also stands in the other image: it belongs to a neighbour that is gone.
-    fn regions(&self, x: (u32, ObjectId), y: (u32, ObjectId), context: Context, relied: &mut Vec<Node>) -> bool {
-        let (old, new) = (&self.m.old, &self.m.new);
-        let length = |program: &Program, at: (u32, ObjectId)| {
-            let o = &program.objects[at.1.index()];
-            (o.rva + significant_size(program, o)).saturating_sub(at.0)
-        };
-        let (n, k) = (length(old.program, x), length(new.program, y));
-        let (least, most) = (n.min(k), n.max(k));
-        if is_constant_run(old.program, x.0, most)
-            && is_constant_run(new.program, y.0, most)
-            && self.runs(x.0, y.0, most, context, relied)
-        {
-            return true;
-        }
-        const TELLING: u32 = 4;
-        !old.named
-            && least >= TELLING
-            && self.runs(x.0, y.0, least, context, relied)
-            && if n > k { new.holds(old, x.0 + least, n - least) } else { old.holds(new, y.0 + least, k - least) }
-    }
-
-    /// Constants without identity that lie in objects at different offsets: what an instruction reads at a fixed
-    /// address is known to the byte; where it takes the address, everything up to the end of the object counts.
-    fn constants(
-        &self,
-        x: (&Reference, ObjectId),
-        y: (&Reference, ObjectId),
-        context: Context,
-        relied: &mut Vec<Node>,
-    ) -> bool {
-        let m = self.m;
-        let Node::Function(a, b) = context.owner else { return false };
-        let within = object_context(m, x.1, y.1);
-        let reads = |side: &crate::side::Side<'_>, id, site| side.code(id).step_at(site).map_or(0, |s| s.reads);
-        let size = if x.0.form == Form::RipRelative { reads(&m.old, a, x.0.site) } else { 0 };
-        if size > 0 {
-            return size == reads(&m.new, b, y.0.site)
-                && is_constant_run(m.old.program, x.0.rva, u32::from(size))
-                && is_constant_run(m.new.program, y.0.rva, u32::from(size))
-                && self.runs(x.0.rva, y.0.rva, u32::from(size), within, relied);
-        }
-        x.0.target.addend != y.0.target.addend && self.regions((x.0.rva, x.1), (y.0.rva, y.1), within, relied)
     }
 
     /// Do two references lead to the same thing? The error says in what way they do not.
@@ -332,97 +287,6 @@ impl Judge<'_, '_> {
             || m.functions.old_of(g).is_none()
             || m.old.function_names(f).any(|name| m.new.function_names(g).any(|other| other == name))
     }
-
-    /// The second reading of an address: just behind the object before it, or before the object that follows (an array
-    /// whose index does not start at 0). A wrong second reading would hide a change, so it is believed only if
-    /// - what stands at the address on the two sides is not a pair (then the first reading already answered), and
-    ///   each exists on the other side, too (else a thing may have been replaced by another one);
-    /// - the object before (or behind) is matched, equally large and equally far away;
-    /// - for an end: the same code also refers to the object itself, and does nothing with the address but compare it;
-    ///   an address in data must not lead to something without identity;
-    /// - for a biased array: the address is only computed, and is neither a known start nor inside a text.
-    fn neighbours(&self, x: &Reference, y: &Reference, context: Context) -> bool {
-        let m = self.m;
-        let (old, new) = (m.old.program, m.new.program);
-        let stays = |reference: &Reference, old_side: bool| match reference.target.entity {
-            Entity::Object(id) if old_side => m.objects.new_of(id).is_some(),
-            Entity::Object(id) => m.objects.old_of(id).is_some(),
-            Entity::Unknown => true,
-            _ => false,
-        };
-        if !stays(x, true) || !stays(y, false) {
-            return false;
-        }
-        if let (Entity::Object(p), Entity::Object(q)) = (x.target.entity, y.target.entity)
-            && m.objects.are(p, q)
-        {
-            return false;
-        }
-        if let (Some((a, da)), Some((b, db))) = (before(old, x.rva), before(new, y.rva))
-            && da == db
-            && m.objects.are(a, b)
-            && old.objects[a.index()].size == new.objects[b.index()].size
-            && da - old.objects[a.index()].size < PADDING
-            && self.refers(context, a, b)
-            && self.is_bound(x, y, context)
-        {
-            return true;
-        }
-        let anonymous = |reference: &Reference, side: &crate::side::Side<'_>| match reference.target.entity {
-            Entity::Object(id) => reference.target.addend == 0 || side.text_of(id, 0).is_some(),
-            _ => false,
-        };
-        if anonymous(x, &m.old) || anonymous(y, &m.new) || !self.is_computed(x, y, context) {
-            return false;
-        }
-        if let (Some((a, da)), Some((b, db))) = (behind(old, x.rva), behind(new, y.rva)) {
-            return da == db && da <= 4096 && m.objects.are(a, b);
-        }
-        false
-    }
-
-    /// Nothing but an end can be meant.
-    fn is_bound(&self, x: &Reference, y: &Reference, context: Context) -> bool {
-        let m = self.m;
-        match context.owner {
-            Node::Function(a, b) => {
-                x.form == Form::RipRelative
-                    && crate::code::is_only_compared(m.old.program, a, x.site)
-                    && crate::code::is_only_compared(m.new.program, b, y.site)
-            }
-            Node::Object(..) => {
-                let telling = |side: &crate::side::Side<'_>, entity| match entity {
-                    Entity::Object(id) => side.has_identity(id),
-                    _ => true,
-                };
-                telling(&m.old, x.target.entity) && telling(&m.new, y.target.entity)
-            }
-        }
-    }
-
-    fn is_computed(&self, x: &Reference, y: &Reference, context: Context) -> bool {
-        if x.form != Form::RipRelative {
-            return true;
-        }
-        let Node::Function(a, b) = context.owner else { return true };
-        let computes =
-            |side: &crate::side::Side<'_>, id, site| side.code(id).step_at(site).is_some_and(|s| s.takes_address);
-        computes(&self.m.old, a, x.site) && computes(&self.m.new, b, y.site)
-    }
-
-    fn refers(&self, context: Context, a: ObjectId, b: ObjectId) -> bool {
-        let m = self.m;
-        match context.owner {
-            Node::Function(f, g) => {
-                m.old.references_of(f).any(|r| r.target.entity == Entity::Object(a))
-                    && m.new.references_of(g).any(|r| r.target.entity == Entity::Object(b))
-            }
-            Node::Object(p, q) => {
-                m.old.references_in_object(p).iter().any(|r| r.target.entity == Entity::Object(a))
-                    && m.new.references_in_object(q).iter().any(|r| r.target.entity == Entity::Object(b))
-            }
-        }
-    }
 }
 
 /// The context of references that an object holds.
@@ -448,26 +312,6 @@ pub(crate) fn common_size(old: &Program, o: &Object, new: &Program, p: &Object) 
     let text = |o: &Object| matches!(o.kind, ObjectKind::String | ObjectKind::WideString);
     let padding = larger.extent == Extent::Boundary && (larger.size - size < PADDING || text(o) != text(p));
     (padding && significant_size(program, larger) <= size).then_some(size)
-}
-
-/// True if `size` bytes at `rva` lie in one section that is not writable.
-fn is_constant_run(program: &Program, rva: u32, size: u32) -> bool {
-    program.image.section_at(rva).is_some_and(|s| {
-        !s.is_writable() && rva.checked_add(size).is_some_and(|end| end <= s.rva.saturating_add(s.size))
-    })
-}
-
-/// The object that ends at or before `rva` and the distance from its start.
-fn before(program: &Program, rva: u32) -> Option<(ObjectId, u32)> {
-    let i = program.objects.partition_point(|o| o.rva < rva).checked_sub(1)?;
-    let o = &program.objects[i];
-    (!o.contains(rva)).then(|| (ObjectId::from(i), rva - o.rva))
-}
-
-/// The first object that starts behind `rva` and the distance to it.
-fn behind(program: &Program, rva: u32) -> Option<(ObjectId, u32)> {
-    let i = program.objects.partition_point(|o| o.rva <= rva);
-    Some((ObjectId::from(i), program.objects.get(i)?.rva - rva))
 }
 
 /// Bytes equal except where references stand, and references of the same form at the same places.

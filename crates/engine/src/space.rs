@@ -86,6 +86,10 @@ pub trait AddressSpace {
     fn regions(&self) -> Result<Vec<Region>, SpaceError>;
     /// Address of an exported function, loading the DLL if it is not there yet. `#N` names the export with ordinal N.
     fn import(&mut self, dll: &str, name: &str) -> Result<u64, SpaceError>;
+    /// Called before `suspend`, while the threads run: whatever takes time and can be done before.
+    fn prepare(&mut self) -> Result<(), SpaceError> {
+        Ok(())
+    }
     /// Stop every other thread and say where they are. Nested calls count.
     fn suspend(&mut self) -> Result<Vec<ThreadState>, SpaceError>;
     /// Let them go.

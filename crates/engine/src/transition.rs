@@ -175,6 +175,7 @@ impl Transition<'_> {
         loop {
             attempts += 1;
             Phase::Suspend.ask(hook)?;
+            space.prepare()?;
             let stopped = Instant::now();
             let threads = space.suspend()?;
             let suspended = Suspended { space, active: true };

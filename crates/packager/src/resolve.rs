@@ -126,7 +126,10 @@ impl<'a, 'c> Resolver<'a, 'c> {
         match r.target.entity {
             Entity::Function(id) => self.function(r, id, own, inner),
             Entity::Fragment(id, _) => {
-                if id == own || (self.closure.functions.contains_key(&id) && r.form == Form::Branch) {
+                if id == own
+                    || self.is_shared_table(own, inner) && self.closure.functions.contains_key(&id)
+                    || (self.closure.functions.contains_key(&id) && r.form == Form::Branch)
+                {
                     Ok(Destination::Patch(r.target))
                 } else {
                     Err(self.interior(r))
@@ -170,6 +173,12 @@ impl<'a, 'c> Resolver<'a, 'c> {
         }
     }
 
+    /// True for handler data that a function and its funclets share (FuncInfo and its maps): no function is named as
+    /// its owner, and every address of a planned function in it is a place in that function's code.
+    fn is_shared_table(&self, own: FunctionId, inner: bool) -> bool {
+        inner && own.0 == u32::MAX
+    }
+
     fn interior(&self, r: &Reference) -> Doubt {
         Doubt::Refuse(
             "code.reference.interior",
@@ -180,7 +189,7 @@ impl<'a, 'c> Resolver<'a, 'c> {
     fn function(&self, r: &Reference, id: FunctionId, own: FunctionId, inner: bool) -> Result<Destination, Doubt> {
         let ctx = self.ctx;
         let in_patch = self.closure.functions.contains_key(&id);
-        if id == own && (inner || r.target.addend != 0) {
+        if id == own && (inner || r.target.addend != 0) || self.is_shared_table(own, inner) && in_patch {
             return Ok(Destination::Patch(r.target));
         }
         if r.target.addend != 0 {

@@ -4,10 +4,11 @@ use crate::world::{Place, World};
 use crate::{Remaining, Residual, code, data};
 use hotgraft_diff::Comparison;
 use hotgraft_program::{
-    CodeRange, Entity, Form, Function, FunctionId, ImportName, ObjectId, ObjectKind, Program, Target,
+    CodeRange, Entity, Evidence, ExportTarget, Form, Function, FunctionId, ImportName, ObjectId, ObjectKind, Program,
+    Target,
 };
 use rayon::prelude::*;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// A pair that is assumed related and must be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,11 +47,13 @@ pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) ->
     let mut residual = Residual::default();
     let mut seen = FxHashSet::default();
     let mut frontier = Vec::new();
+    let mut entries = FxHashMap::default();
     for pair in &comparison.functions {
         let (Some(old), Some(id)) = (pair.old, pair.new) else { continue };
         let entry = world.base.address + u64::from(world.old.functions[old.index()].rva());
         let va = world.follow_redirect(entry);
         residual.redirected += usize::from(va != entry);
+        entries.insert(va, (old, va != entry));
         frontier.push(Pair::Range { va, function: id, range: 0 });
     }
     for pair in &comparison.objects {
@@ -62,6 +65,8 @@ pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) ->
             });
         }
     }
+    let mut left = Vec::new();
+    let mut copied = FxHashSet::default();
     while !frontier.is_empty() {
         frontier.retain(|pair| seen.insert(*pair));
         let found: Vec<Found> = frontier
@@ -71,21 +76,80 @@ pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) ->
                 Pair::Object { va, object } => data::compare(&context, va, object),
             })
             .collect();
-        for pair in &frontier {
-            match pair {
-                Pair::Range { .. } => residual.ranges += 1,
+        let mut next = Vec::new();
+        for (pair, one) in frontier.iter().zip(found) {
+            next.extend(one.pairs);
+            match *pair {
+                Pair::Range { va, function, range } => {
+                    residual.ranges += 1;
+                    let in_base = matches!(world.place(va), Place::Base(_));
+                    if !in_base && range == 0 && one.remaining.is_empty() {
+                        copied.insert(function);
+                    }
+                    if let Some((old, false)) =
+                        entries.get(&va).filter(|_| in_base && range == 0 && !one.remaining.is_empty())
+                    {
+                        left.push((*old, function, one.remaining));
+                        continue;
+                    }
+                }
                 Pair::Object { .. } => residual.objects += 1,
             }
-        }
-        frontier.clear();
-        for one in found {
             residual.remaining.extend(one.remaining);
-            frontier.extend(one.pairs);
+        }
+        frontier = next;
+    }
+    // Old code that was left as it is, although it differs, does no harm if nobody can come to it any more.
+    let redirected: FxHashSet<FunctionId> = entries.values().filter(|e| e.1).map(|e| e.0).collect();
+    let candidates: Vec<FunctionId> = left.iter().filter(|l| copied.contains(&l.1)).map(|l| l.0).collect();
+    let retired = retired(world.old, &redirected, candidates);
+    for (old, _, remaining) in left {
+        if !retired.contains(&old) {
+            residual.remaining.extend(remaining);
         }
     }
     residual.remaining.sort();
     residual.remaining.dedup();
     residual
+}
+
+/// Those of `candidates` (old functions) that only redirected functions and each other refer to: nothing calls them once every
+/// caller runs in the patch, where the calls lead to the copies.
+fn retired(old: &Program, redirected: &FxHashSet<FunctionId>, candidates: Vec<FunctionId>) -> FxHashSet<FunctionId> {
+    let outside = Evidence::EXPORT | Evidence::ENTRY_POINT | Evidence::GUARD_TABLE;
+    let mut retired: FxHashSet<FunctionId> =
+        candidates.into_iter().filter(|f| !old.functions[f.index()].evidence.intersects(outside)).collect();
+    let exported: FxHashSet<u32> = old
+        .exports
+        .iter()
+        .filter_map(|e| if let ExportTarget::Rva(rva) = e.target { Some(rva) } else { None })
+        .collect();
+    retired.retain(|f| !exported.contains(&old.functions[f.index()].rva()));
+    loop {
+        let mut kept = FxHashSet::default();
+        for reference in &old.references {
+            let (Entity::Function(to) | Entity::Fragment(to, _)) = reference.target.entity else { continue };
+            if !retired.contains(&to) {
+                continue;
+            }
+            let harmless = match old.function_at(reference.site) {
+                Some((from, _)) => from == to || redirected.contains(&from) || retired.contains(&from),
+                // The unwinder's tables name every function; jump tables name only their own.
+                None => old.object_at(reference.site).is_some_and(|o| match old.objects[o.index()].kind {
+                    ObjectKind::RuntimeFunctions | ObjectKind::Unwind | ObjectKind::Debug => true,
+                    ObjectKind::JumpTable(owner) => owner == to,
+                    _ => false,
+                }),
+            };
+            if !harmless {
+                kept.insert(to);
+            }
+        }
+        if kept.is_empty() {
+            return retired;
+        }
+        retired.retain(|f| !kept.contains(f));
+    }
 }
 
 impl Context<'_> {

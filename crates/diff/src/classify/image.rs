@@ -164,10 +164,8 @@ fn same_place(m: &Matches<'_>, a: u32, b: u32) -> bool {
     let (x, y) = (m.old.program.resolve(a), m.new.program.resolve(b));
     x.addend == y.addend
         && match (x.entity, y.entity) {
-            (Function(f), Function(g)) => {
-                // Functions that were folded have several names at one place.
-                m.functions.are(f, g) || m.old.function_names(f).any(|n| m.new.function_names(g).any(|k| k == n))
-            }
+            // That they share a name is not enough: of functions that were folded, one may have got code of its own.
+            (Function(f), Function(g)) => m.functions.are(f, g),
             (Object(o), Object(p)) => m.objects.are(o, p),
             _ => false,
         }

@@ -397,20 +397,23 @@ impl AddressSpace for LiveProcess {
         }
     }
 
+    fn prepare(&mut self) -> Result<()> {
+        self.agent()?;
+        let executable = |region: &Region| {
+            matches!(region.protection, Protection::ReadExecute | Protection::Other(0x10 | 0x40 | 0x80))
+        };
+        let code = self.regions()?.into_iter().filter(executable);
+        self.code = code.map(|region| (region.address, region.address + region.size)).collect();
+        Ok(())
+    }
+
     fn suspend(&mut self) -> Result<Vec<ThreadState>> {
         if self.suspended > 0 {
             return refused("suspend", 0, "the threads are suspended already");
         }
-        self.agent()?;
-        // Before the threads stand still: it takes a while.
-        self.code = self
-            .regions()?
-            .into_iter()
-            .filter(|region| {
-                matches!(region.protection, Protection::ReadExecute | Protection::Other(0x10 | 0x40 | 0x80))
-            })
-            .map(|region| (region.address, region.address + region.size))
-            .collect();
+        if self.code.is_empty() {
+            self.prepare()?;
+        }
         let states = self.states();
         match states {
             Ok(states) => {

@@ -269,6 +269,7 @@ global_asm!(
     "call [rbx + 0x98]",
     "23:",
     "call 70f",
+    "call 74f",
     "jmp 3b",
     //
     // Commit: open every page or none; write; close. r13: opened; r14: status.
@@ -340,7 +341,11 @@ global_asm!(
     "50:",
     "call 70f",
     "mov dword ptr [rbx + 4], 0",
-    "jmp 3b",
+    "mov rcx, [rbx + 0x20]",
+    "xor edx, edx",
+    "call [rbx + 0x78]",
+    "call 74f",
+    "jmp 2b",
     //
     // Call a function with up to six arguments.
     "60:",
@@ -357,25 +362,39 @@ global_asm!(
     "mov dword ptr [rbx + 4], 0",
     "jmp 3b",
     //
-    // Subroutine: resume every thread in the table and close its handle.
+    // Subroutine: resume every thread in the table. Handles are closed afterwards, when nobody waits any more.
     "70:",
     "sub rsp, 0x28",
+    "xor edi, edi",
+    "mov rsi, [rbx + 0x130]",
     "71:",
+    "cmp rdi, [rbx + 8]",
+    "jae 72f",
+    "mov rcx, [rsi]",
+    "lea rdx, [rbx + 0x100]",
+    "call [rbx + 0x90]",
+    "add rsi, 0x100",
+    "inc rdi",
+    "jmp 71b",
+    "72:",
+    "add rsp, 0x28",
+    "ret",
+    //
+    // Subroutine: close the handles in the table and empty it.
+    "74:",
+    "sub rsp, 0x28",
+    "75:",
     "mov rax, [rbx + 8]",
     "test rax, rax",
-    "jz 72f",
+    "jz 76f",
     "dec rax",
     "mov [rbx + 8], rax",
     "shl rax, 8",
     "add rax, [rbx + 0x130]",
-    "mov rsi, [rax]",
-    "mov rcx, rsi",
-    "lea rdx, [rbx + 0x100]",
-    "call [rbx + 0x90]",
-    "mov rcx, rsi",
+    "mov rcx, [rax]",
     "call [rbx + 0x98]",
-    "jmp 71b",
-    "72:",
+    "jmp 75b",
+    "76:",
     "add rsp, 0x28",
     "ret",
     //
@@ -394,6 +413,7 @@ global_asm!(
     // The end: by command, or because the owner is gone.
     "90:",
     "call 70b",
+    "call 74b",
     "mov rcx, [rbx + 0x10]",
     "call [rbx + 0x98]",
     "mov rcx, [rbx + 0x18]",

@@ -9,7 +9,7 @@ use crate::reference::Form;
 use std::collections::BTreeSet;
 
 /// Rounds of descent and dataflow; each finds the code behind the switches of the round before.
-const MAX_ROUNDS: usize = 64;
+const MAX_ROUNDS: usize = 48;
 
 /// What is known outside of the function.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,22 +65,16 @@ pub fn analyse_function(image: &Image, ranges: &[CodeRange], context: &Context<'
         let roots = Roots { entry, pads: &pads, weak: &weak };
         let findings = flow::solve(image, &descent, &roots, context);
 
+        // A table may turn out longer once all ways to its jump are known, and one without a proven end shorter once
+        // what follows it is known.
         let mut grown = false;
         for (jump, targets) in &findings.targets {
-            let known = edges.entry(*jump).or_default();
-            let new: Vec<u32> = targets.iter().copied().filter(|t| known.binary_search(t).is_err()).collect();
-            if !new.is_empty() {
-                grown = true;
-                known.extend(new);
-                known.sort_unstable();
-            }
+            grown |= edges.insert(*jump, targets.clone()).as_ref() != Some(targets);
         }
-        for (start, end) in findings.tables() {
-            if ranges.iter().any(|r| start < r.end() && r.rva < end) && !barriers.contains(&(start, end)) {
-                barriers.push((start, end));
-                grown = true;
-            }
-        }
+        let inside = |t: &(u32, u32)| t.0 < t.1 && ranges.iter().any(|r| t.0 < r.end() && r.rva < t.1);
+        let tables: Vec<(u32, u32)> = findings.tables().into_iter().filter(inside).collect();
+        grown |= tables != barriers;
+        barriers = tables;
         if !grown {
             let found: Vec<u32> = descent.gaps().into_iter().flat_map(|gap| descent.explore(gap).0).collect();
             grown = !found.is_empty();

@@ -408,11 +408,19 @@ fn jump(
         );
         return;
     }
-    // A tail call: the frame is gone and every register that belongs to the caller is back.
-    let restored = state.registers[RSP] == Value::Frame(0, 0)
-        && NONVOLATILE
-            .iter()
-            .all(|n| state.registers[*n] == Value::Symbol(Symbol { at: 0, role: Role::Initial(*n as u8) }, 64));
+    // A tail call: the frame is gone and every register that belongs to the caller is back. Code that nothing known
+    // leads to may be a function of its own that no table lists: there it counts from where that code starts.
+    let start = match state.registers[RSP] {
+        Value::Frame(0, 0) => Some((0, true)),
+        Value::Frame(at, 0) if roots.weak.contains(&at) => Some((at, false)),
+        _ => None,
+    };
+    let restored = start.is_some_and(|(at, initial)| {
+        NONVOLATILE.iter().all(|n| {
+            let role = if initial { Role::Initial(*n as u8) } else { Role::Join(*n as u8) };
+            state.registers[*n] == Value::Symbol(Symbol { at, role }, 64)
+        })
+    });
     if restored {
         out.tail_jumps.push(step.rva);
     } else {

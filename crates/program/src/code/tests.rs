@@ -446,6 +446,61 @@ fn negated_combination_is_no_bound() {
 }
 
 #[test]
+fn bound_of_the_low_half_of_a_sign_extended_index() {
+    for byte in [false, true] {
+        let mut a = CodeAssembler::new(64).unwrap();
+        let mut out = a.create_label();
+        lea(&mut a, Register::R11, 0);
+        if byte {
+            a.movsx(r10, byte_ptr(rcx)).unwrap();
+        } else {
+            a.movsxd(r10, dword_ptr(rcx)).unwrap();
+        }
+        a.cmp(r10d, 2).unwrap();
+        a.ja(out).unwrap();
+        a.mov(ecx, dword_ptr(r11 + r10 * 4 + RDATA as i32)).unwrap();
+        a.add(rcx, r11).unwrap();
+        a.jmp(rcx).unwrap();
+        let labels = cases(&mut a, &mut out, 3);
+        a.ret().unwrap();
+        let (mut f, at) = Fixture::assemble(&mut a, &labels);
+        f.put32(RDATA, at.clone());
+        f.put32(RDATA + 12, at);
+        assert_eq!(tables(&f.facts()), [(RDATA, 3, Form::ImageRelative, true)]);
+    }
+}
+
+#[test]
+fn signed_comparison_leaves_negative_indices() {
+    let mut a = CodeAssembler::new(64).unwrap();
+    let mut out = a.create_label();
+    a.movsxd(rax, ecx).unwrap();
+    a.cmp(ecx, 2).unwrap();
+    a.jg(out).unwrap();
+    lea(&mut a, Register::RDX, RDATA);
+    a.movsxd(rax, dword_ptr(rdx + rax * 4)).unwrap();
+    a.add(rax, rdx).unwrap();
+    a.jmp(rax).unwrap();
+    let labels = cases(&mut a, &mut out, 3);
+    a.ret().unwrap();
+    let (mut f, at) = Fixture::assemble(&mut a, &labels);
+    f.put32(RDATA, relative(&at, RDATA));
+    f.put32(RDATA + 12, [0x7FFF_FFFF]);
+    assert_eq!(tables(&f.facts()), [(RDATA, 3, Form::Relative, false)]);
+}
+
+#[test]
+fn unlisted_function_behind_another_may_end_in_a_tail_call() {
+    // ret; int3...; (16) mov rax, [rcx]; jmp rax
+    let mut code = vec![0xC3];
+    code.resize(16, 0xCC);
+    code.extend([0x48, 0x8B, 0x01, 0xFF, 0xE0]);
+    let facts = Fixture::new(&code).facts();
+    assert_eq!(keys(&facts), [""; 0]);
+    assert_eq!(facts.indirect_tail_jumps, [TEXT + 19]);
+}
+
+#[test]
 fn index_from_many_constants() {
     let mut a = CodeAssembler::new(64).unwrap();
     let mut join = a.create_label();

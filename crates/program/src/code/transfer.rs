@@ -213,8 +213,8 @@ impl<'a> Machine<'a> {
         self.image.section_at(rva).is_some_and(|s| !s.is_writable())
     }
 
-    /// Reads memory of `width` bits; the value is zero-extended unless `signed`.
-    fn load(&self, state: &mut State, at: u32, place: Effective, width: u8, signed: bool) -> Value {
+    /// Reads memory of `width` bits, zero-extended.
+    fn load(&self, state: &mut State, at: u32, place: Effective, width: u8) -> Value {
         let symbol = Symbol { at, role: Role::Load };
         let place = match place {
             Effective::Frame(frame, offset) => Some(Place::Frame(frame, offset)),
@@ -222,12 +222,10 @@ impl<'a> Machine<'a> {
             Effective::Image(rva) => Some(Place::Image(rva)),
             Effective::Element(table, scale, Index { range, natural, via }) => {
                 let bytes = width / 8;
-                let signed_element = signed || width == 64;
-                let read = TableRead { table, width: bytes, signed: signed_element, range, natural, load: at, via };
+                let read = TableRead { table, width: bytes, signed: width == 64, range, natural, load: at, via };
                 if bytes == scale && self.constant(table) {
                     let info = match bytes {
-                        4 | 8 => Info::new(Origin::Entry(read), if signed { 64 } else { width }),
-                        _ if signed => Info::new(Origin::Computed, 64),
+                        4 | 8 => Info::new(Origin::Entry(read), width),
                         _ => {
                             let (range, natural) = self.largest(&read);
                             Info::ranged(Origin::Number(read), range, natural)
@@ -236,15 +234,15 @@ impl<'a> Machine<'a> {
                     return state.fresh(symbol, info);
                 }
                 let origin = if width == 64 { Origin::Indexed } else { Origin::Computed };
-                return state.fresh(symbol, Info::new(origin, if signed { 64 } else { width }));
+                return state.fresh(symbol, Info::new(origin, width));
             }
             Effective::Other(indexed) => {
                 let origin = if indexed && width == 64 { Origin::Indexed } else { Origin::Plain };
-                return state.fresh(symbol, Info::new(origin, if signed { 64 } else { width }));
+                return state.fresh(symbol, Info::new(origin, width));
             }
             Effective::BasePlus => None,
         };
-        let value = match place.and_then(|p| state.places.get(&p)) {
+        match place.and_then(|p| state.places.get(&p)) {
             Some((w, value)) if *w >= width => state.truncate(*value, width),
             _ => {
                 let lost = state.wild && matches!(place, Some(Place::Frame(..))) && width == 64;
@@ -255,8 +253,7 @@ impl<'a> Machine<'a> {
                 }
                 value
             }
-        };
-        if signed { self.sign_extend(state, at, value, width) } else { value }
+        }
     }
 
     /// Bounds of what an index table holds, and whether they are those of any table.
@@ -276,17 +273,24 @@ impl<'a> Machine<'a> {
         ((0, largest.unwrap_or(full)), read.natural)
     }
 
-    fn sign_extend(&self, state: &mut State, at: u32, value: Value, from: u8) -> Value {
+    /// The low `from` bits of a value, sign-extended to 32 or 64 bits.
+    fn sign_extend(&self, state: &mut State, at: u32, value: Value, from: u8, to: u8) -> Value {
         let half = 1u64 << (from - 1);
         match value {
-            Value::Number(n) => Value::Number(if n & half != 0 { n | !(half | (half - 1)) } else { n }),
+            Value::Number(n) => {
+                let n = if n & half != 0 { n | !(half | (half - 1)) } else { n };
+                Value::Number(if to == 64 { n } else { n & 0xFFFF_FFFF })
+            }
             _ if state.range(value).1 < half => value,
+            // A comparison of the low half tells about the whole.
+            Value::Symbol(symbol, 32 | 64) if from == 32 && to == 64 => Value::Signed(symbol),
             _ => {
-                let origin = match state.origin(value) {
-                    Origin::Entry(t) if t.width * 8 == from => Origin::Entry(TableRead { signed: true, ..t }),
-                    _ => self.mixed(state, value, value),
-                };
-                state.fresh(Symbol { at, role: Role::Result(16) }, Info::new(origin, 64))
+                let origin = self.mixed(state, value, value);
+                let extended = state.fresh(Symbol { at, role: Role::Result(16) }, Info::new(origin, 32));
+                match extended {
+                    Value::Symbol(symbol, _) if to == 64 => Value::Signed(symbol),
+                    other => other,
+                }
             }
         }
     }
@@ -317,7 +321,7 @@ impl<'a> Machine<'a> {
                 let width = (i.memory_size().size() * 8).min(255) as u8;
                 let place = self.effective(state, step, record);
                 if matches!(width, 8 | 16 | 32 | 64) {
-                    (self.load(state, step.rva, place, width, false), width)
+                    (self.load(state, step.rva, place, width), width)
                 } else {
                     (Value::Opaque, width)
                 }
@@ -460,7 +464,7 @@ impl<'a> Machine<'a> {
             }
             Mnemonic::Cdqe => {
                 let value = self.register(state, Register::EAX);
-                let value = self.sign_extend(state, at, value, 32);
+                let value = self.sign_extend(state, at, value, 32, 64);
                 self.set(state, at, Register::RAX, value);
             }
             Mnemonic::Lea if to_register && width >= 32 => {
@@ -546,7 +550,7 @@ impl<'a> Machine<'a> {
                 let value = match state.registers[RSP] {
                     Value::Frame(frame, offset) => {
                         state.registers[RSP] = Value::Frame(frame, offset.saturating_add(8));
-                        self.load(state, at, Effective::Frame(frame, offset), 64, false)
+                        self.load(state, at, Effective::Frame(frame, offset), 64)
                     }
                     _ => Value::Opaque,
                 };
@@ -557,7 +561,7 @@ impl<'a> Machine<'a> {
                 state.registers[RBP] = match state.registers[RSP] {
                     Value::Frame(frame, offset) => {
                         state.registers[RSP] = Value::Frame(frame, offset.saturating_add(8));
-                        self.load(state, at, Effective::Frame(frame, offset), 64, false)
+                        self.load(state, at, Effective::Frame(frame, offset), 64)
                     }
                     _ => Value::Opaque,
                 };
@@ -615,15 +619,12 @@ impl<'a> Machine<'a> {
         let value = if i.op1_kind() == OpKind::Memory {
             let width = (i.memory_size().size() * 8) as u8;
             let place = self.effective(state, step, record);
-            return match self.load(state, step.rva, place, width, true) {
-                value if to == 64 => value,
-                value => state.truncate(value, to),
-            };
+            let value = self.load(state, step.rva, place, width);
+            return self.sign_extend(state, step.rva, value, width, to);
         } else {
             self.register(state, i.op1_register())
         };
-        let value = self.sign_extend(state, step.rva, value, bits(i.op1_register()));
-        state.truncate(value, to)
+        self.sign_extend(state, step.rva, value, bits(i.op1_register()), to)
     }
 
     fn lea(&self, state: &mut State, step: &Step, record: &mut Option<&mut Record>) -> Value {
@@ -857,7 +858,7 @@ fn is_byte_operation(i: &Instruction) -> bool {
 
 /// What holds for `a | b` when it is zero, or for `a & b` when it is not.
 fn inherited(state: &State, what: Mnemonic, width: u8, a: Value, b: Value) -> Vec<Verdict> {
-    let of = |value: Value, v: &Verdict| matches!(value, Value::Symbol(s, _) if s == v.symbol);
+    let of = |value: Value, v: &Verdict| value.symbol() == Some(v.symbol);
     let wanted = |v: &Verdict| match what {
         Mnemonic::Or => v.when_zero,
         // Other bits than those of the low byte may make a wider result differ from zero.
@@ -874,7 +875,7 @@ fn decide(state: &mut State, value: Value, width: u8, verdicts: Vec<Verdict>) {
     };
     state.comparison = Some(Comparison { left: value, right: value, width, test: true });
     // The operands of the comparisons may have been overwritten by the result.
-    let gone = |v: Value| matches!(v, Value::Symbol(s, _) if s == symbol);
+    let gone = |v: Value| v.symbol() == Some(symbol);
     let alive = verdicts.into_iter().filter(|v| !gone(v.comparison.left) && !gone(v.comparison.right));
     state.verdicts.extend(alive.map(|v| Verdict { symbol, ..v }));
 }

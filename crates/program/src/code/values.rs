@@ -90,6 +90,21 @@ pub(super) enum Value {
     Frame(u32, i32),
     /// The low bits (8, 16, 32 or 64) of a symbol, zero-extended.
     Symbol(Symbol, u8),
+    /// The low 32 bits of a symbol, sign-extended.
+    Signed(Symbol),
+}
+
+/// Least 32-bit number that sign extension changes.
+const NEGATIVE: u64 = 1 << 31;
+
+impl Value {
+    /// The symbol it is made of.
+    pub(super) fn symbol(self) -> Option<Symbol> {
+        match self {
+            Value::Symbol(symbol, _) | Value::Signed(symbol) => Some(symbol),
+            _ => None,
+        }
+    }
 }
 
 /// A read from a table at a known address.
@@ -401,7 +416,7 @@ impl State {
     }
 
     fn forget(&mut self, symbol: Symbol) {
-        let held = |v: &Value| matches!(v, Value::Symbol(s, _) if *s == symbol);
+        let held = |v: &Value| v.symbol() == Some(symbol);
         for value in &mut self.registers {
             if held(value) {
                 *value = Value::Opaque;
@@ -419,6 +434,10 @@ impl State {
         match value {
             Value::Number(n) => (n, n),
             Value::Symbol(symbol, width) => self.info(symbol).range(width),
+            Value::Signed(symbol) => match self.info(symbol).range(32) {
+                range if range.1 < NEGATIVE => range,
+                _ => (0, u64::MAX),
+            },
             _ => (0, u64::MAX),
         }
     }
@@ -430,6 +449,7 @@ impl State {
                 let info = self.info(symbol);
                 info.natural || info.range(width).1 == mask(width)
             }
+            Value::Signed(symbol) => self.info(symbol).natural || self.range(value).1 == u64::MAX,
             Value::Number(_) => false,
             _ => true,
         }
@@ -445,6 +465,11 @@ impl State {
                     origin
                 }
                 Origin::Plain => Origin::Plain,
+                _ => Origin::Computed,
+            },
+            Value::Signed(symbol) => match self.origin(self.truncate(Value::Symbol(symbol, 64), 32)) {
+                Origin::Entry(t) if t.width == 4 => Origin::Entry(TableRead { signed: true, ..t }),
+                origin if origin.may_be_base() => origin,
                 _ => Origin::Computed,
             },
             Value::Address(0) => Origin::BasePlus,
@@ -470,17 +495,21 @@ impl State {
                     Value::Symbol(symbol, width)
                 }
             }
+            Value::Signed(symbol) if width <= 32 => self.truncate(Value::Symbol(symbol, 64), width),
             _ => Value::Opaque,
         }
     }
 
     /// Takes note that a value lies between two bounds.
     pub(super) fn assume(&mut self, value: Value, range: (u64, u64)) {
-        if let Value::Symbol(symbol, width) = value {
-            let mut info = self.info(symbol);
-            info.assume(width, range);
-            self.symbols.insert(symbol, info);
-        }
+        let (symbol, width) = match value {
+            Value::Symbol(symbol, width) => (symbol, width),
+            Value::Signed(symbol) if range.1 < NEGATIVE => (symbol, 32),
+            _ => return,
+        };
+        let mut info = self.info(symbol);
+        info.assume(width, range);
+        self.symbols.insert(symbol, info);
     }
 
     /// Info of any value, as needed where it meets another one.
@@ -499,7 +528,7 @@ impl State {
         // A symbol of this block now stands for what its own place brings along this path. Other holders bring the
         // value it stood for on an earlier visit, which is the same only if its own place still holds it.
         let stale = |value: Value| match value {
-            Value::Symbol(s, _) if s.at == block => {
+            Value::Symbol(s, _) | Value::Signed(s) if s.at == block => {
                 let home = match s.role {
                     Role::Join(n) => Some(other.registers[usize::from(n) % REGISTERS]),
                     Role::JoinPlace(place) => other.places.get(&place).map(|(_, v)| *v),
@@ -541,7 +570,8 @@ impl State {
         }
         let mut infos = meeting.infos;
         self.places = places;
-        let of_block = |v: Value| matches!(v, Value::Symbol(s, _) if s.at == block && !matches!(s.role, Role::Result(_) | Role::Load));
+        let of_block =
+            |v: Value| v.symbol().is_some_and(|s| s.at == block && !matches!(s.role, Role::Result(_) | Role::Load));
         if self.comparison != other.comparison || self.comparison.is_some_and(|c| of_block(c.left) || of_block(c.right))
         {
             self.comparison = None;
@@ -572,9 +602,7 @@ impl State {
     fn held(&self) -> Vec<Symbol> {
         let mut held = Vec::with_capacity(self.symbols.keys().count());
         let mut add = |value: &Value| {
-            if let Value::Symbol(s, _) = value {
-                held.push(*s);
-            }
+            held.extend(value.symbol());
         };
         self.registers.iter().for_each(&mut add);
         self.places.values().for_each(|(_, v)| add(v));
