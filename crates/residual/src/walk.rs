@@ -36,13 +36,16 @@ impl Found {
     }
 }
 
+/// Places by address of the code, function and range; `None` for a plain copy.
+type KnownPlaces = FxHashMap<(u64, FunctionId, u16), Option<Arc<Places>>>;
+
 /// Everything that the comparison of a pair reads.
 pub(crate) struct Context<'a> {
     pub world: &'a World<'a>,
     pub new: &'a Program,
     pub comparison: &'a Comparison,
     /// Where the instructions of re-encoded ranges are, found once: every entry of a jump table asks for it.
-    pub places: Mutex<FxHashMap<(u64, FunctionId, u16), Option<Arc<Places>>>>,
+    pub places: Mutex<KnownPlaces>,
 }
 
 /// Compare the patched world with the new image.
