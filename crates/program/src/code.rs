@@ -14,6 +14,7 @@ mod cfg;
 mod descent;
 mod entry;
 mod flow;
+mod image_base;
 mod sorted_map;
 mod tables;
 mod transfer;

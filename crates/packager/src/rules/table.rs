@@ -353,7 +353,7 @@ pub static RULES: &[Rule] = &[
         key: "identity.image.unsupported",
         outcomes: &[Outcome::Refuse],
         head: Some(Head::Identity),
-        why: "The code that applies patches depends on this image itself, or cannot reach it.",
+        why: "The image is one that patches are applied with, one that they cannot reach, or one that does not say enough of itself.",
         todo: "Deliver the fix with a restart.",
         rows: &["E15", "I30"],
     },
@@ -404,6 +404,14 @@ pub static RULES: &[Rule] = &[
         why: "Control flow guard ends the process when code calls a base function through a pointer that the base did not register for that.",
         todo: "Take the address of the function in the baseline already, or deliver the fix with a restart.",
         rows: &["I17", "I18"],
+    },
+    Rule {
+        key: "image.guard.continuations",
+        outcomes: &[Outcome::Refuse],
+        head: Some(Head::Identity),
+        why: "The base lists the places where exception handlers may go on, and the process ends when one goes on elsewhere.",
+        todo: "Build the baseline without /guard:ehcont, or deliver changes to functions with exception handlers with a restart.",
+        rows: &["I17"],
     },
     Rule {
         key: "image.header.changed",
