@@ -3,6 +3,7 @@
 //! Needs the mingw compiler, Wine and the Rust target x86_64-pc-windows-gnu. Where one is missing, the tests say so and
 //! pass on a developer's machine, and fail where the environment variable CI is set.
 #![cfg(unix)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "figures and what was skipped")]
 
 mod support;
 
@@ -91,7 +92,10 @@ impl Lab {
 
     fn wine(&self, program: &str) -> Command {
         let mut command = Command::new(WINE);
-        command.env("WINEPREFIX", &self.prefix).env("WINEDEBUG", "-all").env("WINEDLLOVERRIDES", "mscoree,mshtml=");
+        command
+            .env("WINEPREFIX", &self.prefix)
+            .env("WINEDEBUG", "-all")
+            .env("WINEDLLOVERRIDES", "mscoree,mshtml,winedbg.exe=");
         command.current_dir(&self.folder).arg(program);
         command
     }
