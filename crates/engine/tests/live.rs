@@ -18,6 +18,7 @@ use object::read::pe::PeFile64;
 use support::*;
 
 const WINE: &str = "/usr/lib/wine/wine64";
+const SERVER: &str = "/usr/lib/wine/wineserver64";
 const COMPILER: &str = "x86_64-w64-mingw32-gcc";
 const TARGET: &str = "x86_64-pc-windows-gnu";
 
@@ -70,6 +71,9 @@ impl Lab {
         let built = temporary.parent().unwrap().join(TARGET).join("debug/examples/live.exe");
         fs::copy(built, folder.join("live.exe")).unwrap();
         let lab = Lab { folder, prefix: temporary.join("wine") };
+        // Else each test waits for the server to start and to stop.
+        fs::create_dir_all(&lab.prefix).unwrap();
+        let _ = Command::new(SERVER).arg("-p30").env("WINEPREFIX", &lab.prefix).status();
         lab.patches();
         Some(lab)
     }
