@@ -32,7 +32,7 @@ pub fn setup() -> Result<()> {
 /// If a check fails.
 pub fn run() -> Result<()> {
     let mut report = Report::default();
-    test::checks(&mut report)?;
+    test::checks(&mut report, &[])?;
     say::step("dependencies and documentation");
     report.check("cargo deny", deny);
     report.check("documentation builds without a warning", || {

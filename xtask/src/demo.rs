@@ -34,7 +34,7 @@ pub struct Options {
 ///
 /// # Errors
 /// At the first step that does not do what it is there to show.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: Options) -> Result<()> {
     for needed in [tools::WINDOWS, tools::READERS] {
         tools::need(needed)?;
     }

@@ -34,7 +34,11 @@ enum Task {
     /// A service with a fault is patched while it runs, and rolled back: every step shown.
     Demo,
     /// Everything that is checked before a change goes in.
-    Test,
+    Test {
+        /// Only these parts.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<test::Part>,
+    },
     /// A patch for each real security fix of some Debian packages, held against the source.
     Corpus(corpus::Options),
     /// What the stages cost, as a multiple of decoding every instruction once.
@@ -75,8 +79,8 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
-        Task::Demo => demo::run(&demo::Options::default()),
-        Task::Test => test::run(),
+        Task::Demo => demo::run(demo::Options::default()),
+        Task::Test { only } => test::run(&only),
         Task::Corpus(options) => corpus::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Ci => ci::run(),

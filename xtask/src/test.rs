@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use clap::ValueEnum;
 
 use crate::fixtures::{self, expect::Fixture};
 use crate::hotgraft::{self, Hotgraft, Profile};
@@ -10,45 +11,70 @@ use crate::report::Report;
 use crate::wine::Wine;
 use crate::{command, demo, say, tools};
 
-/// Runs all checks; a check that fails does not keep the others from running.
+/// Runs the checks, all of them if no part is named; a check that fails does not keep the others from running.
 ///
 /// # Errors
 /// If one failed.
-pub fn run() -> Result<()> {
+pub fn run(only: &[Part]) -> Result<()> {
     let mut report = Report::default();
-    checks(&mut report)?;
+    checks(&mut report, only)?;
     report.close()
 }
 
-/// The checks themselves.
+/// A part of the checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Formatting and lints.
+    Source,
+    /// `cargo test`.
+    Unit,
+    /// The committed fixtures are what their sources build.
+    Fixtures,
+    /// What is said of each fixture.
+    Verdicts,
+    /// Each fixture under Wine (with the verdicts).
+    Live,
+    /// The demo.
+    Demo,
+}
+
+/// The checks themselves: all parts if none is named.
 ///
 /// # Errors
 /// If a tool that they need is missing.
-pub fn checks(report: &mut Report) -> Result<()> {
+pub fn checks(report: &mut Report, only: &[Part]) -> Result<()> {
+    let wanted = |part: Part| only.is_empty() || only.contains(&part);
     for needed in [tools::FIXTURES, tools::WINDOWS, tools::READERS] {
         tools::need(needed)?;
     }
-    say::step("source");
-    report.check("rustfmt", || cargo(&["fmt", "--all", "--check"]));
-    report.check("clippy", || {
-        cargo(&["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
-    });
-    say::step("unit and integration tests");
-    cargo_test(report);
-    say::step("fixtures");
-    report.check("the committed fixtures are what their sources build", || fixtures::check(&[]).map(drop));
-    fixture_expectations(report)
+    if wanted(Part::Source) {
+        say::step("source");
+        report.check("rustfmt", || cargo(&["fmt", "--all", "--check"]));
+        report.check("clippy", || {
+            cargo(&["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
+        });
+    }
+    if wanted(Part::Unit) {
+        say::step("unit and integration tests");
+        cargo_test(report);
+    }
+    if wanted(Part::Fixtures) {
+        say::step("fixtures");
+        report.check("the committed fixtures are what their sources build", || fixtures::check(&[]).map(drop));
+    }
+    if wanted(Part::Verdicts) || wanted(Part::Live) {
+        fixture_expectations(report, wanted(Part::Live))?;
+    }
+    if wanted(Part::Demo) {
+        report.check("the demo", || demo::run(demo::Options { quiet: true }));
+    }
+    Ok(())
 }
 
-fn fixture_expectations(report: &mut Report) -> Result<()> {
+fn fixture_expectations(report: &mut Report, live: bool) -> Result<()> {
     let mut hotgraft = None;
     report.check("hotgraft builds", || {
         hotgraft = Some(Hotgraft::build(Profile::Dev)?);
-        Ok(())
-    });
-    let mut windows: Option<PathBuf> = None;
-    report.check("hotgraft builds for Windows", || {
-        windows = Some(hotgraft::build_for_windows(Profile::Dev)?);
         Ok(())
     });
     let Some(hotgraft) = hotgraft else { return Ok(()) };
@@ -66,8 +92,16 @@ fn fixture_expectations(report: &mut Report) -> Result<()> {
             runs.push((fixture, run, patch));
         }
     }
-    let Some(windows) = windows else { return Ok(()) };
+    if !live {
+        return Ok(());
+    }
     say::step("each fixture under Wine: old, new, and old with the patch");
+    let mut windows: Option<PathBuf> = None;
+    report.check("hotgraft builds for Windows", || {
+        windows = Some(hotgraft::build_for_windows(Profile::Dev)?);
+        Ok(())
+    });
+    let Some(windows) = windows else { return Ok(()) };
     let wine = Wine::open("test")?;
     for (fixture, run, patch) in runs {
         report.check(&format!("{} runs", fixture.name), || match patch {
@@ -75,8 +109,6 @@ fn fixture_expectations(report: &mut Report) -> Result<()> {
             None => bail!("there is no patch to run with"),
         });
     }
-    drop(wine);
-    report.check("the demo", || demo::run(&demo::Options { quiet: true }));
     Ok(())
 }
 

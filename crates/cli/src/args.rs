@@ -106,8 +106,10 @@ pub enum Format {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  hotgraft diff old.dll new.dll\n  hotgraft diff old.dll new.dll --format html -o report.html\n  \
-                  hotgraft diff old.dll new.dll --explain parse_header")]
+#[command(
+    after_help = "Examples:\n  hotgraft diff old.dll new.dll\n  hotgraft diff old.dll new.dll --format html -o report.html\n  \
+                  hotgraft diff old.dll new.dll --explain parse_header"
+)]
 pub struct DiffArgs {
     /// The shipped image.
     pub old: PathBuf,
@@ -138,8 +140,10 @@ pub enum ReachArg {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  hotgraft build old.dll new.dll -o fix_hotpatch.dll --sequence 2 --kb KB5000001 --cve CVE-2026-0001\n  \
-                  hotgraft build old.dll new.dll --dry-run\n  hotgraft build --explain data.initialiser.changed")]
+#[command(
+    after_help = "Examples:\n  hotgraft build old.dll new.dll -o fix_hotpatch.dll --sequence 2 --kb KB5000001 --cve CVE-2026-0001\n  \
+                  hotgraft build old.dll new.dll --dry-run\n  hotgraft build --explain data.initialiser.changed"
+)]
 pub struct BuildArgs {
     /// The shipped image, the one that runs.
     #[arg(required_unless_present = "explain")]

@@ -2,7 +2,9 @@
 
 use crate::args::{BuildArgs, Format, ReachArg, Stage};
 use crate::output::{self, Exit, Stop, Terminal, hex};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
+use hotgraft_diff::Comparison;
+use hotgraft_diff::comparison::function_label;
 use hotgraft_packager::{Decision, Finding, Options, Outcome, Reach, Verdict, emit, plan, verdict};
 use hotgraft_program::{PdbChoice, Program};
 use serde::Serialize;
@@ -72,8 +74,9 @@ pub fn load_pair(old: &Path, new: &Path, pdbs: &crate::args::PdbArgs) -> Result<
 /// Run the command.
 pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
     if let Some(key) = &args.explain {
-        let page = hotgraft_packager::rules::explain(key)
-            .ok_or_else(|| Stop::failed(format!("no rule has the key {key}"), "keys are printed in the reports of `hotgraft build`"))?;
+        let page = hotgraft_packager::rules::explain(key).ok_or_else(|| {
+            Stop::failed(format!("no rule has the key {key}"), "keys are printed in the reports of `hotgraft build`")
+        })?;
         output::print_text(&rule_page(page))?;
         return Ok(Exit::Done);
     }
@@ -96,15 +99,7 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
         }),
         allow_without_pdb: args.allow_without_pdb,
     };
-    let verdict = verdict::judge(&old, &new, &comparison, &options);
-    let mut report = Report {
-        schema: "hotgraft.build/1",
-        verdict: verdict.decision,
-        rules: &verdict.findings,
-        patch: None,
-        residual: ResidualReport { checked: false, remaining: 0, findings: Vec::new() },
-        seconds: 0.0,
-    };
+    let mut verdict = verdict::judge(&old, &new, &comparison, &options);
     match args.emit {
         Some(Stage::Program) => {
             output::write_bytes(Path::new("-"), &output::json(&crate::inspect::program_json(&new))?)?;
@@ -116,42 +111,115 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
         }
         Some(Stage::Plan) | None => {}
     }
-    let exit = match verdict.decision {
-        Decision::Refuse => Exit::Refused,
-        Decision::Nothing => Exit::Nothing,
-        Decision::Patch | Decision::Conditional => Exit::Done,
-    };
-    if exit == Exit::Done && !args.dry_run {
+    let mut residual = ResidualReport { checked: false, remaining: 0, findings: Vec::new() };
+    let mut patch = None;
+    if matches!(verdict.decision, Decision::Patch | Decision::Conditional) && !args.dry_run {
         let plan = plan::plan(&old, &new, &comparison, &verdict, &options)?;
         if args.emit == Some(Stage::Plan) {
             output::write_bytes(Path::new("-"), &output::json(&plan)?)?;
             return Ok(Exit::Done);
         }
-        let progress = terminal.progress("writing the hotpatch image");
-        let bytes = emit::emit(&old, &new, &comparison, &plan, &options)?;
-        drop(progress);
-        let progress = terminal.progress("checking what remains");
-        let base_bytes = output::read(old_path)?;
-        let residual = hotgraft_residual::check(&old, &new, &comparison, &base_bytes, &bytes)?;
-        drop(progress);
-        report.residual =
-            ResidualReport { checked: true, remaining: residual.remaining.len(), findings: residual.remaining.clone() };
-        if !residual.remaining.is_empty() {
-            report.seconds = started.elapsed().as_secs_f64();
-            finish(args, &report, &verdict, &old)?;
-            let first = &residual.remaining[0];
-            return Err(anyhow!("{}: {}", first.subject, first.text).context(format!(
-                "the patched image still differs from the new one in {} places; nothing was written",
-                residual.remaining.len()
-            )));
-        }
         let path = args.output.as_deref().context("-o PATCH is needed")?;
-        report.patch = Some(describe(path, &bytes)?);
-        output::write_bytes(path, &bytes)?;
+        let progress = terminal.progress("making and checking the hotpatch image");
+        let pair = Pair { old: &old, new: &new, comparison: &comparison, base: &output::read(old_path)? };
+        let made = make(&pair, &plan, &options, terminal)?;
+        drop(progress);
+        match made {
+            Made::Patch(bytes) => {
+                residual.checked = true;
+                patch = Some(describe(path, &bytes, &old, &plan)?);
+                output::write_bytes(path, &bytes)?;
+            }
+            Made::Refused(finding, remaining) => {
+                residual =
+                    ResidualReport { checked: !remaining.is_empty(), remaining: remaining.len(), findings: remaining };
+                verdict.decision = Decision::Refuse;
+                verdict.findings.insert(0, finding);
+            }
+        }
     }
-    report.seconds = started.elapsed().as_secs_f64();
+    let report = Report {
+        schema: "hotgraft.build/1",
+        verdict: shown(&verdict),
+        rules: &verdict.findings,
+        patch,
+        residual,
+        seconds: started.elapsed().as_secs_f64(),
+    };
     finish(args, &report, &verdict, &old)?;
-    Ok(exit)
+    Ok(match verdict.decision {
+        Decision::Refuse => Exit::Refused,
+        Decision::Nothing => Exit::Nothing,
+        Decision::Patch | Decision::Conditional => Exit::Done,
+    })
+}
+
+/// The verdict as users know it: what only waits for conditions to be accepted is conditional, although no patch is made.
+fn shown(verdict: &Verdict) -> Decision {
+    let refused = verdict.findings.iter().any(|f| f.outcome == Outcome::Refuse);
+    if verdict.decision == Decision::Refuse && !refused { Decision::Conditional } else { verdict.decision }
+}
+
+/// Both sides, compared, and the bytes of the base.
+struct Pair<'a> {
+    old: &'a Program,
+    new: &'a Program,
+    comparison: &'a Comparison,
+    base: &'a [u8],
+}
+
+/// What became of a plan.
+enum Made {
+    /// An image after whose application nothing remains.
+    Patch(Vec<u8>),
+    /// Why there is none, and what would remain.
+    Refused(Finding, Vec<hotgraft_residual::Remaining>),
+}
+
+/// Write the image and check what remains. Without a wanted reach, slots are tried first; if that image does not pass, near
+/// references are used.
+fn make(pair: &Pair<'_>, plan: &plan::Plan, options: &Options, terminal: &Terminal) -> Result<Made> {
+    let reaches = match options.reach {
+        Some(reach) => vec![reach],
+        None => vec![Reach::Any, Reach::Near],
+    };
+    let mut last = None;
+    for reach in reaches {
+        let options = Options { reach: Some(reach), ..options.clone() };
+        let bytes = match emit::emit(pair.old, pair.new, pair.comparison, plan, &options) {
+            Ok(bytes) => bytes,
+            Err(hotgraft_packager::Error::Refused { key, text }) => {
+                terminal.detail(format!("{reach:?}: {key}: {text}"));
+                last = Some(Made::Refused(refusal(key, text), Vec::new()));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let residual = hotgraft_residual::check(pair.old, pair.new, pair.comparison, pair.base, &bytes)?;
+        let Some(first) = residual.remaining.first() else { return Ok(Made::Patch(bytes)) };
+        let text = format!(
+            "After the patch {} places would still differ from the new image; the first: {}: {}. Nothing was written. \
+             Deliver the fix with a restart, and report the pair.",
+            residual.remaining.len(),
+            first.subject,
+            first.text
+        );
+        terminal.detail(format!("{reach:?}: {text}"));
+        last = Some(Made::Refused(refusal("code.residual.remains", text), residual.remaining));
+    }
+    last.context("no way of reaching the base was tried")
+}
+
+fn refusal(key: &'static str, text: String) -> Finding {
+    Finding {
+        key,
+        outcome: Outcome::Refuse,
+        subject: "the patch image".to_owned(),
+        text,
+        source: None,
+        about: None,
+        covers: Vec::new(),
+    }
 }
 
 /// The page of `--explain`.
@@ -166,17 +234,27 @@ fn rule_page(rule: &hotgraft_packager::rules::Rule) -> String {
     out
 }
 
-fn describe(path: &Path, bytes: &[u8]) -> Result<PatchReport> {
+fn describe(path: &Path, bytes: &[u8], old: &Program, plan: &plan::Plan) -> Result<PatchReport> {
     let hotpatch = hotgraft_hotpatch::read(bytes)?;
     let graft = hotpatch.graft.context("the emitted image has no .hgraft section")?;
     let base = &graft.base;
-    let function = |f: &hotgraft_hotpatch::GraftFunction| FunctionReport {
-        name: f.name.clone(),
-        base_rva: f.base_rva,
-        patch_rva: f.patch_rva,
-        size: f.patch_size,
-    };
-    let records: usize = hotpatch.info.bases.iter().flat_map(|b| &b.chunks).filter(|c| c.inverse).map(|c| c.records.len()).sum();
+    // Functions that are replaced without a redirect, because every caller is replaced and calls the copy.
+    let without_redirect: Vec<(String, u32)> = plan
+        .functions
+        .iter()
+        .filter(|f| f.method.is_none())
+        .filter_map(|f| f.old)
+        .map(|id| (function_label(old, id), old.functions[id.index()].rva()))
+        .collect();
+    let (mut replaced, mut added) = (Vec::new(), Vec::new());
+    for f in &graft.functions {
+        let base_rva =
+            f.base_rva.or_else(|| without_redirect.iter().find(|(name, _)| *name == f.name).map(|(_, rva)| *rva));
+        let report = FunctionReport { name: f.name.clone(), base_rva, patch_rva: f.patch_rva, size: f.patch_size };
+        if base_rva.is_some() { replaced.push(report) } else { added.push(report) }
+    }
+    let records: usize =
+        hotpatch.info.bases.iter().flat_map(|b| &b.chunks).filter(|c| c.inverse).map(|c| c.records.len()).sum();
     Ok(PatchReport {
         path: path.display().to_string(),
         sha256: hex(&hotgraft_hotpatch::sha::both(bytes).0),
@@ -186,11 +264,13 @@ fn describe(path: &Path, bytes: &[u8]) -> Result<PatchReport> {
             timestamp: base.timestamp,
             checksum: base.checksum,
             image_size: base.image_size,
-            pdb: base.pdb.map(|(guid, age)| hotgraft_program::PdbIdentity { guid, age, path: String::new() }.to_string()),
+            pdb: base
+                .pdb
+                .map(|(guid, age)| hotgraft_program::PdbIdentity { guid, age, path: String::new() }.to_string()),
             sha256: hex(&base.sha256),
         },
-        replaced: graft.functions.iter().filter(|f| f.base_rva.is_some()).map(function).collect(),
-        added: graft.functions.iter().filter(|f| f.base_rva.is_none()).map(function).collect(),
+        replaced,
+        added,
         relocations: records + graft.near.len(),
     })
 }
@@ -212,8 +292,9 @@ fn finish(args: &BuildArgs, report: &Report<'_>, verdict: &Verdict, old: &Progra
 fn text(report: &Report<'_>, verdict: &Verdict, old: &Program) -> String {
     use anstyle::AnsiColor::{Cyan, Green, Red, Yellow};
     let mut out = String::new();
-    let (word, colour) = match verdict.decision {
+    let (word, colour) = match report.verdict {
         Decision::Patch => ("patch", Green),
+        Decision::Conditional if verdict.decision == Decision::Refuse => ("conditions are not accepted", Yellow),
         Decision::Conditional => ("patch, on conditions", Yellow),
         Decision::Refuse => ("refused", Red),
         Decision::Nothing => ("nothing to patch", Cyan),
@@ -239,16 +320,17 @@ fn text(report: &Report<'_>, verdict: &Verdict, old: &Program) -> String {
     if verdict.decision == Decision::Refuse && !conditions.is_empty() {
         let mut keys = conditions;
         keys.dedup();
-        let _ = writeln!(out, "  conditions are accepted by name: {}", keys.iter().map(|k| format!("--accept {k}")).collect::<Vec<_>>().join(" "));
+        let _ = writeln!(
+            out,
+            "  conditions are accepted by name: {}",
+            keys.iter().map(|k| format!("--accept {k}")).collect::<Vec<_>>().join(" ")
+        );
     }
     if let Some(patch) = &report.patch {
         let _ = writeln!(
             out,
             "patch: {}, {} bytes, sequence {}, sha256 {}",
-            patch.path,
-            patch.size,
-            patch.sequence,
-            patch.sha256
+            patch.path, patch.size, patch.sequence, patch.sha256
         );
         for function in &patch.replaced {
             let _ = writeln!(
@@ -261,14 +343,22 @@ fn text(report: &Report<'_>, verdict: &Verdict, old: &Program) -> String {
             );
         }
         for function in &patch.added {
-            let _ = writeln!(out, "  adds     {} (patch {:#x}, {} bytes)", function.name, function.patch_rva, function.size);
+            let _ = writeln!(
+                out,
+                "  adds     {} (patch {:#x}, {} bytes)",
+                function.name, function.patch_rva, function.size
+            );
         }
     }
     if report.residual.checked {
         let _ = writeln!(out, "residual: {} differences remain ({:.2} s)", report.residual.remaining, report.seconds);
     }
     for remaining in report.residual.findings.iter().take(20) {
-        let _ = writeln!(out, "  {} {} at new RVA {:#x}: {}", remaining.key, remaining.subject, remaining.new_rva, remaining.text);
+        let _ = writeln!(
+            out,
+            "  {} {} at new RVA {:#x}: {}",
+            remaining.key, remaining.subject, remaining.new_rva, remaining.text
+        );
     }
     out
 }

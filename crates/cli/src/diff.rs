@@ -22,10 +22,8 @@ pub fn run(args: &DiffArgs, terminal: &Terminal) -> Result<Exit> {
         };
         Program::load(path, choice)
     };
-    let (old, new) = rayon::join(
-        || side(&args.old, args.pdbs.old_pdb.as_deref()),
-        || side(&args.new, args.pdbs.new_pdb.as_deref()),
-    );
+    let (old, new) =
+        rayon::join(|| side(&args.old, args.pdbs.old_pdb.as_deref()), || side(&args.new, args.pdbs.new_pdb.as_deref()));
     let (old, new) = (old?, new?);
     drop(progress);
     let progress = terminal.progress("comparing");

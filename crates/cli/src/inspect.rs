@@ -13,7 +13,8 @@ use std::path::Path;
 pub fn run(args: &InspectArgs, terminal: &Terminal) -> Result<Exit> {
     if args.tables || args.signature {
         let bytes = output::read(&args.file)?;
-        let (value, text) = if args.tables { tables(&args.file, &bytes)? } else { crate::verify::signature(&args.file, &bytes)? };
+        let (value, text) =
+            if args.tables { tables(&args.file, &bytes)? } else { crate::verify::signature(&args.file, &bytes)? };
         return show(args, &value, &text);
     }
     let progress = terminal.progress("reading the image");
@@ -63,8 +64,18 @@ fn overview(program: &Program) -> (Value, String) {
     });
     let mut out = String::new();
     let _ = writeln!(out, "{}", image.path);
-    let _ = writeln!(out, "  machine     {:?}, image base {:#x}, {:#x} bytes in memory", image.architecture, image.image_base, image.size_of_image);
-    let _ = writeln!(out, "  identity    timestamp {:#010x}, checksum {:#010x}, sha256 {}", image.timestamp, image.checksum, hex(&image.sha256));
+    let _ = writeln!(
+        out,
+        "  machine     {:?}, image base {:#x}, {:#x} bytes in memory",
+        image.architecture, image.image_base, image.size_of_image
+    );
+    let _ = writeln!(
+        out,
+        "  identity    timestamp {:#010x}, checksum {:#010x}, sha256 {}",
+        image.timestamp,
+        image.checksum,
+        hex(&image.sha256)
+    );
     match &image.pdb {
         Some(pdb) => {
             let state = if program.has_pdb { "read" } else { "not found" };
@@ -110,7 +121,8 @@ pub fn program_json(program: &Program) -> Value {
 }
 
 fn functions(program: &Program) -> (Value, String) {
-    let value = json!({"schema": "hotgraft.inspect.functions/1", "path": program.image.path, "functions": program.functions});
+    let value =
+        json!({"schema": "hotgraft.inspect.functions/1", "path": program.image.path, "functions": program.functions});
     let mut out = String::new();
     for function in &program.functions {
         let _ = writeln!(
@@ -133,7 +145,11 @@ fn coverage(program: &Program) -> (Value, String) {
     for s in &sections {
         let total = s.code + s.object + s.padding + s.unknown;
         let share = if total == 0 { 100.0 } else { 100.0 * (total - s.unknown) as f64 / total as f64 };
-        let _ = writeln!(out, "{:<12} {total:9} {:9} {:9} {:9} {:9}  {share:7.3} %", s.section, s.code, s.object, s.padding, s.unknown);
+        let _ = writeln!(
+            out,
+            "{:<12} {total:9} {:9} {:9} {:9} {:9}  {share:7.3} %",
+            s.section, s.code, s.object, s.padding, s.unknown
+        );
         for (rva, size) in &s.unknown_ranges {
             let _ = writeln!(out, "    unknown {rva:#x}, {size} bytes");
         }
@@ -146,10 +162,17 @@ fn disassembly(program: &Program, name: &str) -> Result<(Value, String)> {
         .functions
         .iter()
         .position(|f| {
-            f.name.as_deref() == Some(name) || f.decorated.as_deref() == Some(name) || f.aliases.iter().any(|a| a == name)
+            f.name.as_deref() == Some(name)
+                || f.decorated.as_deref() == Some(name)
+                || f.aliases.iter().any(|a| a == name)
                 || name.strip_prefix("sub_").and_then(|h| u32::from_str_radix(h, 16).ok()) == Some(f.rva())
         })
-        .ok_or_else(|| Stop::failed(format!("{}: no function named {name}", program.image.path), "`hotgraft inspect --functions` lists them"))?;
+        .ok_or_else(|| {
+            Stop::failed(
+                format!("{}: no function named {name}", program.image.path),
+                "`hotgraft inspect --functions` lists them",
+            )
+        })?;
     let function = &program.functions[id];
     let lines = hotgraft_diff::align::disassembly(program, hotgraft_program::FunctionId::from(id));
     let value = json!({
@@ -174,7 +197,8 @@ fn disassembly(program: &Program, name: &str) -> Result<(Value, String)> {
     }
     for reference in program.references_in(function.rva(), function.ranges[0].end()) {
         if reference.form == Form::ImageRelativeDisplacement {
-            let _ = writeln!(out, "  ; image-relative displacement at {:#x} leads to {:#x}", reference.site, reference.rva);
+            let _ =
+                writeln!(out, "  ; image-relative displacement at {:#x} leads to {:#x}", reference.site, reference.rva);
         }
     }
     Ok((value, out))
@@ -193,7 +217,13 @@ fn tables(path: &Path, bytes: &[u8]) -> Result<(Value, String)> {
     });
     let mut out = String::new();
     let info = &hotpatch.info;
-    let _ = writeln!(out, "IMAGE_HOT_PATCH_INFO version {}, sequence {}, {} base image(s)", info.version, info.sequence, info.bases.len());
+    let _ = writeln!(
+        out,
+        "IMAGE_HOT_PATCH_INFO version {}, sequence {}, {} base image(s)",
+        info.version,
+        info.sequence,
+        info.bases.len()
+    );
     for base in &info.bases {
         let _ = writeln!(
             out,
@@ -223,7 +253,11 @@ fn tables(path: &Path, bytes: &[u8]) -> Result<(Value, String)> {
         for f in &graft.functions {
             let place = f.base_rva.map_or("new        ".to_owned(), |rva| format!("base {rva:#x}"));
             let method = f.method.map(|m| format!(", {m:?}, expects {}", hex(&f.expected))).unwrap_or_default();
-            let _ = writeln!(out, "  function {} ({place}), patch {:#x}, {} bytes{method}", f.name, f.patch_rva, f.patch_size);
+            let _ = writeln!(
+                out,
+                "  function {} ({place}), patch {:#x}, {} bytes{method}",
+                f.name, f.patch_rva, f.patch_size
+            );
         }
         let _ = writeln!(out, "  {} near references, {} guarded ranges", graft.near.len(), graft.guarded.len());
         match &graft.irrevertible {

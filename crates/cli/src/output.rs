@@ -104,6 +104,7 @@ impl Terminal {
     }
 
     /// Something that the user must see unless errors only are wanted.
+    #[cfg_attr(not(windows), expect(dead_code, reason = "only the live commands warn"))]
     pub fn warning(&self, text: impl AsRef<str>) {
         if self.quiet < 2 {
             let style = anstyle::AnsiColor::Yellow.on_default().bold();

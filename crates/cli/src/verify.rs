@@ -4,7 +4,7 @@ use crate::args::{Format, TrustArgs, VerifyArgs};
 use crate::output::{self, Exit, Terminal, hex};
 use anyhow::{Context, Result};
 use hotgraft_hotpatch::{Graft, Hotpatch, Violation};
-use hotgraft_signer::{TrustPolicy, UnixTime, VerifyReport};
+use hotgraft_signer::{TrustPolicy, UnixTime, VerifyReport, examine};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -20,7 +20,7 @@ struct Report {
     ok: bool,
     checks: Vec<Check>,
     violations: Vec<Violation>,
-    signature: Option<VerifyReport>,
+    signature: VerifyReport,
     residual: Option<ResidualReport>,
 }
 
@@ -49,10 +49,7 @@ struct ResidualReport {
 
 /// The policy that the options name; `None` without any.
 pub fn policy(args: &TrustArgs) -> Result<Option<TrustPolicy>> {
-    let policy = match &args.policy {
-        Some(path) => return Err(anyhow::anyhow!("{}: policy files cannot be read yet", path.display())),
-        None => None,
-    };
+    let policy = args.policy.as_deref().map(TrustPolicy::load).transpose()?;
     let Some(path) = &args.trust else { return Ok(policy) };
     let roots = TrustPolicy::from_pem_roots(&output::read(path)?).with_context(|| path.display().to_string())?;
     Ok(Some(match policy {
@@ -85,41 +82,34 @@ pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
     }
 
     let trust = policy(&args.trust)?;
-    let report = hotgraft_signer::verify(&bytes, &trust.clone().unwrap_or_default(), UnixTime::now());
-    let signature = match report {
-        Ok(report) => {
-            let signed = !report.signatures.is_empty();
-            match (&trust, &report.fault) {
-                (Some(_), None) => {
-                    let who = report.signer().and_then(|s| s.signer.as_ref()).map(|s| s.subject.clone()).unwrap_or_default();
-                    check("signature", None, format!("signed by {who}"));
-                }
-                (Some(_), Some(fault)) => check("signature", Some(fault.to_string()), String::new()),
-                (None, fault) => {
-                    // Without roots nobody can be trusted, but the signature itself must still be whole.
-                    let broken = report.signatures.iter().find_map(|s| s.fault.as_ref()).or(fault.as_ref());
-                    let broken = broken.filter(|f| !matches!(f.reason(), "untrusted" | "unsigned"));
-                    match broken {
-                        Some(fault) => check("signature", Some(fault.to_string()), String::new()),
-                        None => checks.push(Check {
-                            name: "signature",
-                            state: State::NotChecked,
-                            text: if signed {
-                                "signed; give --trust to check by whom".to_owned()
-                            } else {
-                                "the file carries no signature".to_owned()
-                            },
-                        }),
-                    }
-                }
-            }
-            Some(report)
+    let signature = examine(&bytes[..], trust.as_ref().unwrap_or(&TrustPolicy::default()), UnixTime::now());
+    if let (None, Some(fault)) = (&hotpatch, &signature.fault)
+        && fault.reason() == "malformed"
+    {
+        return Err(anyhow::anyhow!("{}: {fault}", args.patch.display()));
+    }
+    match (&trust, &signature.fault) {
+        (_, None) => {
+            let who = signature.signer().and_then(|s| s.signer.as_ref()).map_or("", |s| s.subject.as_str());
+            check("signature", None, format!("signed by {who}"));
         }
-        Err(fault) => {
-            check("signature", Some(fault.to_string()), String::new());
-            None
+        // Without roots nobody can be trusted, but what there is must be whole.
+        (None, Some(fault)) if fault.reason() == "unsigned" && hotpatch.is_none() => {
+            check(
+                "signature",
+                Some("neither a hotpatch nor signed: there is nothing to verify".to_owned()),
+                String::new(),
+            );
         }
-    };
+        (None, Some(fault)) if matches!(fault.reason(), "untrusted" | "unsigned") => {
+            let text = match fault.reason() {
+                "unsigned" => fault.to_string(),
+                _ => "signed; give --trust to check by whom".to_owned(),
+            };
+            checks.push(Check { name: "signature", state: State::NotChecked, text });
+        }
+        (_, Some(fault)) => check("signature", Some(fault.to_string()), String::new()),
+    }
     if let (Some(trust), Some(graft)) = (&trust, hotpatch.as_ref().and_then(|h| h.graft.as_ref()))
         && let Err(fault) = trust.check_sequence(graft.sequence)
     {
@@ -128,12 +118,19 @@ pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
 
     let mut residual = None;
     if let (Some(base), Some(hotpatch)) = (&args.base, &hotpatch) {
-        let graft = hotpatch.graft.as_ref().context("the patch has no .hgraft section; its base cannot be told from the tables alone")?;
+        let graft = hotpatch
+            .graft
+            .as_ref()
+            .context("the patch has no .hgraft section; its base cannot be told from the tables alone")?;
         let base_bytes = output::read(base)?;
         let fault = base_fault(graft, &base_bytes, base)?;
         let matches = fault.is_none();
         let state = if matches { State::Ok } else { State::Fault };
-        checks.push(Check { name: "base", state, text: fault.unwrap_or_else(|| format!("made for {}", base.display())) });
+        checks.push(Check {
+            name: "base",
+            state,
+            text: fault.unwrap_or_else(|| format!("made for {}", base.display())),
+        });
         if let (Some(new), true) = (&args.new, matches) {
             let progress = terminal.progress("checking what remains");
             let (old_program, new_program) = crate::build::load_pair(base, new, &args.pdbs)?;
@@ -144,7 +141,8 @@ pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
             let fault = found.remaining.first().map(|r| format!("{} {}: {}", found.remaining.len(), r.subject, r.text));
             let state = if fault.is_some() { State::Fault } else { State::Ok };
             checks.push(Check { name: "residual", state, text: fault.unwrap_or(good) });
-            residual = Some(ResidualReport { checked: true, remaining: found.remaining.len(), findings: found.remaining });
+            residual =
+                Some(ResidualReport { checked: true, remaining: found.remaining.len(), findings: found.remaining });
         }
     }
     let ok = checks.iter().all(|c| c.state != State::Fault);
@@ -185,7 +183,8 @@ fn base_fault(graft: &Graft, base: &[u8], path: &Path) -> Result<Option<String>>
         ("PDB GUID and age", image.pdb.as_ref().map(|p| (p.guid, p.age)) != want.pdb),
     ];
     let wrong: Vec<&str> = checks.iter().filter(|(_, wrong)| *wrong).map(|(name, _)| *name).collect();
-    Ok((!wrong.is_empty()).then(|| format!("the patch is for another build of {}: {} differ", want.file_name, wrong.join(", "))))
+    Ok((!wrong.is_empty())
+        .then(|| format!("the patch is for another build of {}: {} differ", want.file_name, wrong.join(", "))))
 }
 
 fn text(report: &Report) -> String {
@@ -204,9 +203,7 @@ fn text(report: &Report) -> String {
     for violation in report.violations.iter().skip(1) {
         let _ = writeln!(out, "              {} ({:?}): {}", violation.rule, violation.demanded_by, violation.text);
     }
-    if let Some(signature) = &report.signature {
-        out.push_str(&signatures_text(signature));
-    }
+    out.push_str(&signatures_text(&report.signature));
     if let Some(residual) = &report.residual {
         for r in residual.findings.iter().skip(1).take(20) {
             let _ = writeln!(out, "              {} {} at new RVA {:#x}: {}", r.key, r.subject, r.new_rva, r.text);
@@ -243,12 +240,17 @@ fn signatures_text(report: &VerifyReport) -> String {
 
 /// The signatures of any PE file, for `inspect --signature`.
 pub fn signature(path: &Path, bytes: &[u8]) -> Result<(Value, String)> {
-    let report = hotgraft_signer::verify(bytes, &TrustPolicy::default(), UnixTime::now())
-        .with_context(|| path.display().to_string())?;
+    let report = examine(bytes, &TrustPolicy::default(), UnixTime::now());
+    if let Some(fault) = report.fault.as_ref().filter(|f| f.reason() == "malformed") {
+        return Err(anyhow::anyhow!("{}: {fault}", path.display()));
+    }
     let mut text = format!("{}\n", path.display());
     if report.signatures.is_empty() {
         text.push_str("  no signature\n");
     }
     text.push_str(&signatures_text(&report));
-    Ok((json!({"schema": "hotgraft.inspect.signature/1", "path": path.display().to_string(), "signature": report}), text))
+    Ok((
+        json!({"schema": "hotgraft.inspect.signature/1", "path": path.display().to_string(), "signature": report}),
+        text,
+    ))
 }

@@ -68,13 +68,23 @@ type Span = std::ops::Range<usize>;
 
 /// Instructions that occur once in both spans, as the longest increasing chain.
 fn patience(old: &[Step], new: &[Step], a: Span, b: Span) -> Vec<(usize, usize)> {
-    let once = |steps: &[Step], span: Span| -> Vec<(u64, usize)> {
-        let mut all: Vec<_> = span.map(|i| (steps[i].exact, i)).collect();
+    chain(a.map(|i| (old[i].exact, i)).collect(), b.map(|j| (new[j].exact, j)).collect())
+}
+
+/// Positions of what occurs once in both lists, as the longest chain that goes forward in both.
+pub(crate) fn common(old: &[Option<u64>], new: &[Option<u64>]) -> Vec<(usize, usize)> {
+    let tokens = |list: &[Option<u64>]| list.iter().enumerate().filter_map(|(i, t)| Some(((*t)?, i))).collect();
+    chain(tokens(old), tokens(new))
+}
+
+/// The longest increasing chain of pairs of tokens that occur once on both sides.
+fn chain(old: Vec<(u64, usize)>, new: Vec<(u64, usize)>) -> Vec<(usize, usize)> {
+    let once = |mut all: Vec<(u64, usize)>| -> Vec<(u64, usize)> {
         all.sort_unstable();
         let alone = |i: usize| (i == 0 || all[i - 1].0 != all[i].0) && (i + 1 == all.len() || all[i + 1].0 != all[i].0);
         (0..all.len()).filter(|i| alone(*i)).map(|i| all[i]).collect()
     };
-    let (x, y) = (once(old, a), once(new, b));
+    let (x, y) = (once(old), once(new));
     let mut pairs = Vec::new();
     let mut at = 0;
     for (token, i) in x {

@@ -37,6 +37,8 @@ pub(crate) struct Step {
     pub(crate) exact_but_immediate: u64,
     /// True if the memory operand is only computed (`lea`) or is relative to a register.
     pub(crate) takes_address: bool,
+    /// Bytes read at a fixed address, 0 if none or if that is not known.
+    pub(crate) reads: u16,
 }
 
 /// The instructions of a function, range by range.
@@ -50,7 +52,8 @@ impl Code {
         let f = &program.functions[id.index()];
         let mut steps = Vec::with_capacity(f.size() as usize / 4);
         for range in &f.ranges {
-            let Some(bytes) = program.image.bytes(range.rva, range.size as usize) else { continue };
+            let size = crate::side::range_size(program, range);
+            let Some(bytes) = program.image.bytes(range.rva, size as usize) else { continue };
             let mut decoder = Decoder::with_ip(64, bytes, u64::from(range.rva), DecoderOptions::NONE);
             let mut references = program.references_in(range.rva, range.end());
             let mut instruction = Instruction::default();
@@ -124,6 +127,8 @@ fn step(i: &Instruction, offsets: &iced_x86::ConstantOffsets, raw: &[u8], inside
             exact_but_immediate = hash(&masked[..len]);
         }
     }
+    let direct = i.is_ip_rel_memory_operand() && i.mnemonic() != Mnemonic::Lea;
+    let reads = if direct { i.memory_size().size() as u16 } else { 0 };
     let takes_address = i.mnemonic() == Mnemonic::Lea || !i.is_ip_rel_memory_operand();
     Step {
         rva,
@@ -135,6 +140,7 @@ fn step(i: &Instruction, offsets: &iced_x86::ConstantOffsets, raw: &[u8], inside
         immediate,
         exact_but_immediate,
         takes_address,
+        reads,
     }
 }
 

@@ -16,8 +16,11 @@
 //! Objects whose end is exact must have the same size. Where only a boundary is known, what follows the last byte that
 //! is not zero and the last reference is taken for padding, up to [`PADDING`] bytes.
 
+mod constants;
+mod neighbours;
+
 use crate::matching::Matches;
-use crate::side::{is_loader_table, significant_size};
+use crate::side::{is_loader_table, range_size, significant_size};
 use hotgraft_program::{
     Entity, Extent, Form, Function, FunctionId, Object, ObjectId, ObjectKind, Program, Reference, UnwindInfo,
 };
@@ -90,25 +93,41 @@ impl Judge<'_, '_> {
         let (f, g) = (&old.functions[a.index()], &new.functions[b.index()]);
         let context = Context { home: Some((a, b)), owner: Node::Function(a, b), end_of_home: false };
         f.ranges.len() == g.ranges.len()
-            && f.ranges
-                .iter()
-                .zip(&g.ranges)
-                .all(|(r, s)| r.kind == s.kind && r.size == s.size && self.runs(r.rva, s.rva, r.size, context, relied))
-            && self.unwinds(a, b, relied)
+            && f.ranges.iter().zip(&g.ranges).all(|(r, s)| {
+                let size = range_size(old, r);
+                r.kind == s.kind && size == range_size(new, s) && self.runs(r.rva, s.rva, size, context, relied)
+            })
+            && self.unwinds(a, b, relied, |_, _| false)
     }
 
-    /// Unwind information of two functions, with handlers and their data.
-    pub(crate) fn unwinds(&self, a: FunctionId, b: FunctionId, relied: &mut Vec<Node>) -> bool {
+    /// Unwind information of two functions, with handlers and their data. In functions of other layout, `follows` says
+    /// which places became each other, and how much the entries cover is no difference of its own.
+    pub(crate) fn unwinds(
+        &self,
+        a: FunctionId,
+        b: FunctionId,
+        relied: &mut Vec<Node>,
+        follows: impl Fn(u32, u32) -> bool,
+    ) -> bool {
         let (old, new) = (self.m.old.program, self.m.new.program);
         let (f, g) = (&old.functions[a.index()], &new.functions[b.index()]);
+        let same_layout = self.m.old.body[a.index()] == self.m.new.body[b.index()];
         f.unwind.len() == g.unwind.len()
             && f.unwind.iter().zip(&g.unwind).all(|(u, v)| {
                 let (u, v) = (&old.unwind[*u as usize], &new.unwind[*v as usize]);
-                same_cover(f, u, g, v) && self.unwind(a, u, b, v, relied)
+                (!same_layout || same_cover(f, u, g, v)) && self.unwind(a, u, b, v, relied, &follows)
             })
     }
 
-    fn unwind(&self, a: FunctionId, u: &UnwindInfo, b: FunctionId, v: &UnwindInfo, relied: &mut Vec<Node>) -> bool {
+    fn unwind(
+        &self,
+        a: FunctionId,
+        u: &UnwindInfo,
+        b: FunctionId,
+        v: &UnwindInfo,
+        relied: &mut Vec<Node>,
+        follows: &impl Fn(u32, u32) -> bool,
+    ) -> bool {
         let context = Context { home: Some((a, b)), owner: Node::Function(a, b), end_of_home: true };
         let (old, new) = (&self.m.old.program.image, &self.m.new.program.image);
         let (Some(x), Some(y)) = (old.bytes(u.info, u.size as usize), new.bytes(v.info, v.size as usize)) else {
@@ -117,11 +136,14 @@ impl Judge<'_, '_> {
         u.chained == v.chained
             && u.handler_data == v.handler_data
             && masked_equal(x, u.info, &u.references, y, v.info, &v.references)
-            && u.references.iter().zip(&v.references).all(|(r, s)| self.targets(r, s, context, relied).is_ok())
+            && u.references
+                .iter()
+                .zip(&v.references)
+                .all(|(r, s)| follows(r.rva, s.rva) || self.targets(r, s, context, relied).is_ok())
     }
 
     /// Two runs of bytes of the same size.
-    fn runs(&self, a: u32, b: u32, size: u32, context: Context, relied: &mut Vec<Node>) -> bool {
+    pub(super) fn runs(&self, a: u32, b: u32, size: u32, context: Context, relied: &mut Vec<Node>) -> bool {
         let (old, new) = (self.m.old.program, self.m.new.program);
         let (Some(x), Some(y)) = (old.image.bytes(a, size as usize), new.image.bytes(b, size as usize)) else {
             return false;
@@ -152,10 +174,7 @@ impl Judge<'_, '_> {
             }
             // The same bytes may be cut into objects elsewhere, by a reference into them.
             None if !o.writable && !self.m.old.has_identity(a) && !self.m.new.has_identity(b) => {
-                let size = significant_size(old, o).max(significant_size(new, p));
-                is_constant_run(old, o.rva, size)
-                    && is_constant_run(new, p.rva, size)
-                    && self.runs(o.rva, p.rva, size, context, relied)
+                self.regions((o.rva, a), (p.rva, b), context, relied)
             }
             None => false,
         }
@@ -210,7 +229,7 @@ impl Judge<'_, '_> {
                 Apart::Reference
             }
             (Entity::ImageBase, Entity::ImageBase) if same_place => return Ok(()),
-            (Entity::Object(p), Entity::Object(q)) => match self.object_targets(x, p, y, q, relied) {
+            (Entity::Object(p), Entity::Object(q)) => match self.object_targets(x, p, y, q, context, relied) {
                 Ok(()) => return Ok(()),
                 Err(apart) => apart,
             },
@@ -226,6 +245,7 @@ impl Judge<'_, '_> {
         p: ObjectId,
         y: &Reference,
         q: ObjectId,
+        context: Context,
         relied: &mut Vec<Node>,
     ) -> Result<(), Apart> {
         let m = self.m;
@@ -248,6 +268,10 @@ impl Judge<'_, '_> {
         {
             return Ok(());
         }
+        let anonymous = !m.old.has_identity(p) && !m.new.has_identity(q);
+        if anonymous && self.constants((x, p), (y, q), context, relied) {
+            return Ok(());
+        }
         Err(match (o.kind, r.kind) {
             _ if identity => Apart::Reference,
             (ObjectKind::JumpTable(_), ObjectKind::JumpTable(_)) => Apart::JumpTable,
@@ -262,97 +286,6 @@ impl Judge<'_, '_> {
         m.functions.new_of(f).is_none()
             || m.functions.old_of(g).is_none()
             || m.old.function_names(f).any(|name| m.new.function_names(g).any(|other| other == name))
-    }
-
-    /// The second reading of an address: just behind the object before it, or before the object that follows (an array
-    /// whose index does not start at 0). A wrong second reading would hide a change, so it is believed only if
-    /// - what stands at the address on the two sides is not a pair (then the first reading already answered), and
-    ///   each exists on the other side, too (else a thing may have been replaced by another one);
-    /// - the object before (or behind) is matched, equally large and equally far away;
-    /// - for an end: the same code also refers to the object itself, and does nothing with the address but compare it;
-    ///   an address in data must not lead to something without identity;
-    /// - for a biased array: the address is only computed, and is neither a known start nor inside a text.
-    fn neighbours(&self, x: &Reference, y: &Reference, context: Context) -> bool {
-        let m = self.m;
-        let (old, new) = (m.old.program, m.new.program);
-        let stays = |reference: &Reference, old_side: bool| match reference.target.entity {
-            Entity::Object(id) if old_side => m.objects.new_of(id).is_some(),
-            Entity::Object(id) => m.objects.old_of(id).is_some(),
-            Entity::Unknown => true,
-            _ => false,
-        };
-        if !stays(x, true) || !stays(y, false) {
-            return false;
-        }
-        if let (Entity::Object(p), Entity::Object(q)) = (x.target.entity, y.target.entity)
-            && m.objects.are(p, q)
-        {
-            return false;
-        }
-        if let (Some((a, da)), Some((b, db))) = (before(old, x.rva), before(new, y.rva))
-            && da == db
-            && m.objects.are(a, b)
-            && old.objects[a.index()].size == new.objects[b.index()].size
-            && da - old.objects[a.index()].size < PADDING
-            && self.refers(context, a, b)
-            && self.is_bound(x, y, context)
-        {
-            return true;
-        }
-        let anonymous = |reference: &Reference, side: &crate::side::Side<'_>| match reference.target.entity {
-            Entity::Object(id) => reference.target.addend == 0 || side.text_of(id, 0).is_some(),
-            _ => false,
-        };
-        if anonymous(x, &m.old) || anonymous(y, &m.new) || !self.is_computed(x, y, context) {
-            return false;
-        }
-        if let (Some((a, da)), Some((b, db))) = (behind(old, x.rva), behind(new, y.rva)) {
-            return da == db && da <= 4096 && m.objects.are(a, b);
-        }
-        false
-    }
-
-    /// Nothing but an end can be meant.
-    fn is_bound(&self, x: &Reference, y: &Reference, context: Context) -> bool {
-        let m = self.m;
-        match context.owner {
-            Node::Function(a, b) => {
-                x.form == Form::RipRelative
-                    && crate::code::is_only_compared(m.old.program, a, x.site)
-                    && crate::code::is_only_compared(m.new.program, b, y.site)
-            }
-            Node::Object(..) => {
-                let telling = |side: &crate::side::Side<'_>, entity| match entity {
-                    Entity::Object(id) => side.has_identity(id),
-                    _ => true,
-                };
-                telling(&m.old, x.target.entity) && telling(&m.new, y.target.entity)
-            }
-        }
-    }
-
-    fn is_computed(&self, x: &Reference, y: &Reference, context: Context) -> bool {
-        if x.form != Form::RipRelative {
-            return true;
-        }
-        let Node::Function(a, b) = context.owner else { return true };
-        let computes =
-            |side: &crate::side::Side<'_>, id, site| side.code(id).step_at(site).is_some_and(|s| s.takes_address);
-        computes(&self.m.old, a, x.site) && computes(&self.m.new, b, y.site)
-    }
-
-    fn refers(&self, context: Context, a: ObjectId, b: ObjectId) -> bool {
-        let m = self.m;
-        match context.owner {
-            Node::Function(f, g) => {
-                m.old.references_of(f).any(|r| r.target.entity == Entity::Object(a))
-                    && m.new.references_of(g).any(|r| r.target.entity == Entity::Object(b))
-            }
-            Node::Object(p, q) => {
-                m.old.references_in_object(p).iter().any(|r| r.target.entity == Entity::Object(a))
-                    && m.new.references_in_object(q).iter().any(|r| r.target.entity == Entity::Object(b))
-            }
-        }
     }
 }
 
@@ -375,28 +308,10 @@ pub(crate) fn common_size(old: &Program, o: &Object, new: &Program, p: &Object) 
     }
     let size = o.size.min(p.size);
     let (larger, program) = if o.size > p.size { (o, old) } else { (p, new) };
-    let padding = larger.extent == Extent::Boundary && larger.size - size < PADDING;
+    // A text ends where it ends; what follows it on the other side may be any filler.
+    let text = |o: &Object| matches!(o.kind, ObjectKind::String | ObjectKind::WideString);
+    let padding = larger.extent == Extent::Boundary && (larger.size - size < PADDING || text(o) != text(p));
     (padding && significant_size(program, larger) <= size).then_some(size)
-}
-
-/// True if `size` bytes at `rva` lie in one section that is not writable.
-fn is_constant_run(program: &Program, rva: u32, size: u32) -> bool {
-    program.image.section_at(rva).is_some_and(|s| {
-        !s.is_writable() && rva.checked_add(size).is_some_and(|end| end <= s.rva.saturating_add(s.size))
-    })
-}
-
-/// The object that ends at or before `rva` and the distance from its start.
-fn before(program: &Program, rva: u32) -> Option<(ObjectId, u32)> {
-    let i = program.objects.partition_point(|o| o.rva < rva).checked_sub(1)?;
-    let o = &program.objects[i];
-    (!o.contains(rva)).then(|| (ObjectId::from(i), rva - o.rva))
-}
-
-/// The first object that starts behind `rva` and the distance to it.
-fn behind(program: &Program, rva: u32) -> Option<(ObjectId, u32)> {
-    let i = program.objects.partition_point(|o| o.rva <= rva);
-    Some((ObjectId::from(i), program.objects.get(i)?.rva - rva))
 }
 
 /// Bytes equal except where references stand, and references of the same form at the same places.

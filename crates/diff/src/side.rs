@@ -1,9 +1,9 @@
 //! One program with what the matcher and the comparison look up again and again.
 
 use crate::code::Code;
-use hotgraft_program::{Entity, FunctionId, Object, ObjectId, ObjectKind, Program, Reference};
+use hotgraft_program::{CodeRange, Entity, FunctionId, Object, ObjectId, ObjectKind, Program, Reference};
 use rayon::prelude::*;
-use rustc_hash::FxHasher;
+use rustc_hash::{FxHashSet, FxHasher};
 use std::hash::{Hash, Hasher};
 use std::sync::OnceLock;
 
@@ -23,6 +23,20 @@ pub(crate) struct Side<'a> {
     /// Per object: true if code or data refers to it.
     pub(crate) referenced: Vec<bool>,
     codes: Vec<OnceLock<Code>>,
+    blocks: OnceLock<FxHashSet<[u8; BLOCK]>>,
+}
+
+/// Bytes of the pieces that [`Side::holds`] looks for.
+const BLOCK: usize = 8;
+
+/// Bytes of a code range that count. Without a PDB the end of a range may be the next entry: filler behind the last
+/// instruction is not part of the function then.
+pub(crate) fn range_size(program: &Program, range: &CodeRange) -> u32 {
+    if program.has_pdb {
+        return range.size;
+    }
+    let bytes = program.image.bytes(range.rva, range.size as usize).unwrap_or(&[]);
+    bytes.iter().rposition(|b| *b != 0xcc).map_or(range.size, |last| last as u32 + 1)
 }
 
 /// What the object holds is compared through its meaning, not as bytes.
@@ -54,8 +68,9 @@ impl<'a> Side<'a> {
         let body = program.functions.par_iter().map(|f| {
             let mut hasher = FxHasher::default();
             for range in &f.ranges {
-                (range.kind as u8, range.size).hash(&mut hasher);
-                hash_masked(program, range.rva, range.size, &mut hasher);
+                let size = range_size(program, range);
+                (range.kind as u8, size).hash(&mut hasher);
+                hash_masked(program, range.rva, size, &mut hasher);
             }
             hasher.finish()
         });
@@ -96,7 +111,7 @@ impl<'a> Side<'a> {
             list.dedup();
         }
         let codes = program.functions.iter().map(|_| OnceLock::new()).collect();
-        Side { program, named, body, content, callers, callees, referenced, codes }
+        Side { program, named, body, content, callers, callees, referenced, codes, blocks: OnceLock::new() }
     }
 
     /// The function's instructions, decoded once when first asked for.
@@ -119,6 +134,17 @@ impl<'a> Side<'a> {
     /// Bytes in the file of an object; empty if it is zero filled.
     pub(crate) fn bytes_of(&self, o: &Object) -> &'a [u8] {
         if o.zero_fill { &[] } else { self.program.image.bytes(o.rva, o.size as usize).unwrap_or(&[]) }
+    }
+
+    /// True if every aligned piece of `size` bytes at `rva` of `other` also stands somewhere in this program's
+    /// constants, addresses masked.
+    pub(crate) fn holds(&self, other: &Side<'_>, rva: u32, size: u32) -> bool {
+        let blocks = self.blocks.get_or_init(|| {
+            let constant = |s: &&hotgraft_program::Section| !s.is_writable() && !s.is_executable();
+            let sections = self.program.image.sections.iter().filter(constant);
+            sections.flat_map(|s| pieces(self.program, s.rva, s.size)).collect()
+        });
+        pieces(other.program, rva, size).all(|piece| blocks.contains(&piece))
     }
 
     /// Text of a string object from `offset` to its terminator, without it; the unit is 1 or 2 bytes.
@@ -163,6 +189,26 @@ pub(crate) fn significant_size(program: &Program, o: &Object) -> u32 {
     let data = bytes.iter().rposition(|b| *b != 0).map_or(0, |p| p as u32 + 1);
     let reference = program.references_in(o.rva, o.end()).last().map_or(0, |r| r.site - o.rva + u32::from(r.width));
     data.max(reference).min(o.size)
+}
+
+/// The aligned pieces of a run of bytes with reference fields zeroed.
+fn pieces(program: &Program, rva: u32, size: u32) -> impl Iterator<Item = [u8; BLOCK]> {
+    let start = rva.next_multiple_of(BLOCK as u32);
+    let length = size.saturating_sub(start - rva) as usize;
+    let mut bytes = program.image.bytes(start, length).unwrap_or(&[]).to_vec();
+    for r in program.references_in(start, start.saturating_add(size)) {
+        let at = (r.site - start) as usize;
+        let end = (at + usize::from(r.width)).min(bytes.len());
+        if at < end {
+            bytes[at..end].fill(0);
+        }
+    }
+    let count = bytes.len() / BLOCK;
+    (0..count).map(move |n| {
+        let mut piece = [0; BLOCK];
+        piece.copy_from_slice(&bytes[n * BLOCK..(n + 1) * BLOCK]);
+        piece
+    })
 }
 
 fn hash_masked(program: &Program, rva: u32, size: u32, hasher: &mut FxHasher) {

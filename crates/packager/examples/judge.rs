@@ -26,6 +26,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Decision::Patch | Decision::Conditional => Some(plan::plan(&old, &new, &cmp, &verdict, &options)?),
             _ => None,
         };
+        let emitted = match &plan {
+            Some(plan) => match hotgraft_packager::emit::emit(&old, &new, &cmp, plan, &options) {
+                Ok(bytes) => format!("image of {} bytes", bytes.len()),
+                Err(e) => format!("NOT EMITTED: {e}"),
+            },
+            None => String::from("-"),
+        };
         let names = |outcome: Outcome| -> BTreeMap<&str, usize> {
             let mut out = BTreeMap::new();
             for f in verdict.findings.iter().filter(|f| f.outcome == outcome) {
@@ -49,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             })
             .collect();
         println!(
-            "{:?} {} refuse {:?} condition {:?} functions {functions:?} objects {} groups {} ({:.1}s + {:.2}s)",
+            "{:?} {} refuse {:?} condition {:?} functions {functions:?} objects {} groups {} {emitted} ({:.1}s + {:.2}s)",
             verdict.decision,
             pair[0],
             names(Outcome::Refuse),

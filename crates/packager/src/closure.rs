@@ -5,6 +5,8 @@
 //! function that is equal in both images is never taken without one of these reasons, and the reason is kept.
 
 use crate::context::{Context, finding, object_label};
+use crate::contract;
+use crate::escape;
 use crate::plan::PlannedReference;
 use crate::resolve::Resolver;
 use crate::uses::{User, is_address_taken};
@@ -27,6 +29,8 @@ pub enum Why {
     Reads(String),
     /// It calls the named function, whose old entry stays as it is.
     Calls(String),
+    /// It refers to the named function, of which the base has no certain counterpart.
+    Retargeted(String),
     /// It holds the address of the named constant, which is copied.
     Holds(String),
     /// An address can mean the end of one and the start of the other, so both are taken.
@@ -40,6 +44,8 @@ pub struct Closure {
     pub functions: BTreeMap<FunctionId, Why>,
     /// Those of them that replace a base function without a redirect: all callers are in the closure as well.
     pub direct_only: BTreeSet<FunctionId>,
+    /// Those of them whose calling contract changed without a change of their type, and how.
+    pub drifts: BTreeMap<FunctionId, String>,
     /// Objects of the new image that are copied, or new variables.
     pub objects: BTreeMap<ObjectId, Why>,
     /// Objects that keep their spacing.
@@ -88,7 +94,10 @@ impl Closure {
         let mut b = Builder { ctx, out: Self::default(), functions: Vec::new(), objects: Vec::new() };
         for pair in &ctx.cmp.functions {
             if let (Status::Changed, Some(new)) = (pair.status, pair.new) {
-                b.add_function(new, Why::Changed);
+                match ctx.counterpart(new) {
+                    Some(_) => b.add_function(new, Why::Changed),
+                    None => b.retarget(new),
+                }
             }
         }
         for pair in &ctx.cmp.objects {
@@ -236,17 +245,50 @@ impl Builder<'_, '_> {
         for table in &f.jump_tables {
             self.add_object(table.object, Why::Needed(label.clone()));
         }
-        let old = ctx.function_pair(new).0.old;
-        if let Some(old) = old {
+        if let Some(old) = ctx.counterpart(new) {
             self.check_entry(old, new);
+        }
+    }
+
+    /// A function that was matched on weak evidence is taken as a new one, and who refers to it was changed by that.
+    fn retarget(&mut self, new: FunctionId) {
+        let ctx = self.ctx;
+        let label = function_label(ctx.new, new);
+        let mut outside = Context::is_reachable_from_outside(ctx.new, new);
+        for used in ctx.new_uses.of_function(new) {
+            match used.user {
+                User::Function(user) if user == new => {}
+                User::Function(user) => self.add_function(user, Why::Retargeted(label.clone())),
+                User::Object(o) => {
+                    let kind = ctx.new.objects[o.index()].kind;
+                    outside |= !is_derived(kind) && !matches!(kind, ObjectKind::Unwind | ObjectKind::JumpTable(_));
+                }
+                User::Nobody => outside = true,
+            }
+        }
+        for user in ctx.new_uses.handler_of(new) {
+            self.add_function(user, Why::Retargeted(label.clone()));
+        }
+        if outside {
+            let (pair, about) = ctx.function_pair(new);
+            let how = pair.matched.map_or_else(String::new, |m| format!(" ({:?}, score {:.2})", m.by, m.score));
+            let subject = ctx.function_subject(pair.old, pair.new);
+            let text = format!(
+                "That the two are versions of one function rests on weak evidence{how}, and its address is known outside of code."
+            );
+            let source = ctx.function_source(pair.old, pair.new);
+            self.block("code.match.ambiguous", Some(about), subject, &text, source);
         }
     }
 
     /// A function whose old entry is not redirected needs all its callers.
     fn check_entry(&mut self, old: FunctionId, new: FunctionId) {
         let ctx = self.ctx;
+        let drift = contract::drift(ctx, old, new);
         let key = if signature_changed(ctx, old, new) {
             "code.signature.changed"
+        } else if drift.is_some() {
+            "code.contract.changed"
         } else if ctx.old.functions[old.index()].entry_kind == EntryKind::None {
             "entry.site.not_redirectable"
         } else {
@@ -268,6 +310,9 @@ impl Builder<'_, '_> {
             return;
         }
         self.out.direct_only.insert(new);
+        if let Some(text) = drift.filter(|_| key == "code.contract.changed") {
+            self.out.drifts.insert(new, text);
+        }
         let label = function_label(ctx.new, new);
         let callers: Vec<FunctionId> = ctx
             .old_uses
@@ -284,7 +329,8 @@ impl Builder<'_, '_> {
             .collect();
         for caller in callers {
             // The loader calls it once, and has done so: its new version would never run.
-            if let Some(last) = ctx.function_pair(caller).0.old
+            if key == "entry.site.not_redirectable"
+                && let Some(last) = ctx.function_pair(caller).0.old
                 && ctx.old.functions[last.index()].evidence.contains(Evidence::ENTRY_POINT)
             {
                 let name = function_label(ctx.old, last);
@@ -325,7 +371,7 @@ impl Builder<'_, '_> {
         let ctx = self.ctx;
         match r.target.entity {
             Entity::Function(id) | Entity::Fragment(id, _) => {
-                if ctx.function_pair(id).0.old.is_none() {
+                if ctx.counterpart(id).is_none() {
                     self.add_function(id, Why::Needed(user.to_owned()));
                 }
             }
@@ -375,7 +421,17 @@ impl Builder<'_, '_> {
     fn copy_with_readers(&mut self, new: ObjectId, why: Why) {
         let ctx = self.ctx;
         let mut work = vec![(new, why)];
+        // The constants whose address leads to the old contents, as they are in the old image; the second set holds such
+        // addresses.
+        let mut stale: BTreeSet<ObjectId> = BTreeSet::new();
+        let mut holders: BTreeSet<ObjectId> = BTreeSet::new();
         while let Some((id, why)) = work.pop() {
+            if let Some(old) = ctx.cmp.old_object(id)
+                && stale.insert(old)
+                && why != Why::Changed
+            {
+                holders.insert(old);
+            }
             let users: Vec<User> = ctx.new_uses.of_object(id).iter().map(|u| u.user).collect();
             if users.is_empty() {
                 continue;
@@ -413,6 +469,37 @@ impl Builder<'_, '_> {
                         self.block("data.reference.unknown", Some(about), subject, text, None);
                     }
                 }
+            }
+        }
+        self.check_escapes(new, &stale, &holders);
+    }
+
+    /// Old code must not have given away the address of a named constant whose contents changed. Constants without a
+    /// name are literals: whoever holds one holds its value of that time.
+    fn check_escapes(&mut self, new: ObjectId, stale: &BTreeSet<ObjectId>, holders: &BTreeSet<ObjectId>) {
+        let ctx = self.ctx;
+        let (pair, about) = ctx.object_pair(new);
+        let Some(old) = pair.old else { return };
+        let object = &ctx.old.objects[old.index()];
+        if object.name.is_none() && object.decorated.is_none() {
+            return;
+        }
+        let users: BTreeSet<FunctionId> = stale
+            .iter()
+            .flat_map(|&id| ctx.old_uses.of_object(id))
+            .filter_map(|u| match u.user {
+                User::Function(f) => Some(f),
+                _ => None,
+            })
+            .collect();
+        for user in users {
+            if let Some(place) = escape::escapes(ctx.old, user, stale, holders) {
+                let name = function_label(ctx.old, user);
+                let line = ctx.old.source_line(place).map(|l| format!("{}:{}", l.file, l.line));
+                let text = format!("{name} stores or passes on its address at {place:#x} of the old image.");
+                let subject = ctx.object_subject(pair.old, pair.new);
+                self.block("data.constant.escapes", Some(about), subject, &text, line);
+                return;
             }
         }
     }

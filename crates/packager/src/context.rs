@@ -1,8 +1,9 @@
 //! What every rule sees: both programs, their comparison, who uses what; and how things are named in messages.
 
+use crate::resolve::is_trusted_function;
 use crate::uses::{User, Uses};
 use crate::verdict::{Difference, Finding, Options, Outcome};
-use hotgraft_diff::comparison::{Comparison, FunctionPair, ObjectPair, function_label};
+use hotgraft_diff::comparison::{Comparison, FunctionPair, ObjectPair, Status, function_label};
 use hotgraft_program::{FunctionId, ObjectId, Program, Target};
 
 /// The input of all rules.
@@ -38,6 +39,13 @@ impl<'a> Context<'a> {
     pub fn object_pair(&self, new: ObjectId) -> (&'a ObjectPair, Difference) {
         let i = self.cmp.object_of_new[new.index()];
         (&self.cmp.objects[i as usize], Difference::Object(i))
+    }
+
+    /// The base function that `new` is a version of. A pair that differs and rests on weak evidence counts as one function
+    /// gone and another one come: nothing is redirected on a guess.
+    pub fn counterpart(&self, new: FunctionId) -> Option<FunctionId> {
+        let pair = self.function_pair(new).0;
+        if pair.status == Status::Changed && !is_trusted_function(pair.matched) { None } else { pair.old }
     }
 
     /// `name (old 0x1000+0x20, new 0x1010+0x28)`.

@@ -5,8 +5,10 @@
 pub mod access;
 pub mod closure;
 pub mod context;
+pub mod contract;
 pub mod emit;
 pub mod error;
+pub mod escape;
 pub mod plan;
 pub mod resolve;
 pub mod rules;

@@ -115,7 +115,7 @@ pub fn plan(old: &Program, new: &Program, cmp: &Comparison, verdict: &Verdict, o
     }
     let mut functions = Vec::with_capacity(closure.functions.len());
     for &id in closure.functions.keys() {
-        let replaced = cmp.pair_of_new(id).old;
+        let replaced = ctx.counterpart(id);
         let method = match replaced {
             Some(old_id) if !closure.direct_only.contains(&id) => {
                 Some(match old.functions[old_id.index()].entry_kind {
@@ -170,7 +170,7 @@ fn identity(old: &Program) -> BaseIdentity {
 /// A patch whose own functions get known by address outside of it cannot be taken back.
 fn irrevertible(ctx: &Context, closure: &Closure) -> Option<String> {
     closure.functions.keys().find_map(|&id| {
-        let added = ctx.function_pair(id).0.old.is_none();
+        let added = ctx.counterpart(id).is_none();
         let taken = ctx.new_uses.of_function(id).iter().any(|u| is_address_taken(ctx.new, id, u));
         (added && taken)
             .then(|| format!("the address of the added function {} is handed out", function_label(ctx.new, id)))

@@ -8,14 +8,15 @@
 //! two an address stands for. Such an address is accepted only where both readings give the same place after
 //! patching, or where the code cannot mean the other one.
 
-use crate::access::{Access, access};
+use crate::access::{Access, accesses};
 use crate::closure::{Closure, Place};
 use crate::context::{Context, finding, object_label};
 use crate::plan::{Destination, PlannedReference};
 use crate::uses::{Use, User};
 use crate::verdict::{Finding, Outcome};
-use hotgraft_diff::comparison::{Match, Rung, Status};
+use hotgraft_diff::comparison::{Match, Rung};
 use hotgraft_program::{Entity, Extent, Form, FunctionId, Object, ObjectId, ObjectKind, RangeKind, Reference, Target};
+use rustc_hash::FxHashMap;
 
 /// A `Referrer` match below this score is not evidence enough for a variable or a changed function.
 pub const REFERRER_SCORE: f32 = 0.9;
@@ -50,12 +51,14 @@ pub struct Resolver<'a, 'c> {
     ctx: &'a Context<'c>,
     closure: &'a Closure,
     out: Resolved,
+    /// How the function at hand uses its addresses.
+    accesses: FxHashMap<u32, Access>,
 }
 
 impl<'a, 'c> Resolver<'a, 'c> {
     /// A resolver for the closure as it stands.
     pub fn new(ctx: &'a Context<'c>, closure: &'a Closure) -> Self {
-        Self { ctx, closure, out: Resolved::default() }
+        Self { ctx, closure, out: Resolved::default(), accesses: FxHashMap::default() }
     }
 
     /// Resolves everything.
@@ -63,6 +66,7 @@ impl<'a, 'c> Resolver<'a, 'c> {
         let ctx = self.ctx;
         for &id in self.closure.functions.keys() {
             let f = &ctx.new.functions[id.index()];
+            self.accesses = accesses(ctx.new, id);
             for range in &f.ranges {
                 for r in ctx.new.references_in(range.rva, range.end()) {
                     self.one(r, User::Function(id), id, false);
@@ -122,7 +126,10 @@ impl<'a, 'c> Resolver<'a, 'c> {
         match r.target.entity {
             Entity::Function(id) => self.function(r, id, own, inner),
             Entity::Fragment(id, _) => {
-                if id == own || (self.closure.functions.contains_key(&id) && r.form == Form::Branch) {
+                if id == own
+                    || self.is_shared_table(own, inner) && self.closure.functions.contains_key(&id)
+                    || (self.closure.functions.contains_key(&id) && r.form == Form::Branch)
+                {
                     Ok(Destination::Patch(r.target))
                 } else {
                     Err(self.interior(r))
@@ -166,6 +173,12 @@ impl<'a, 'c> Resolver<'a, 'c> {
         }
     }
 
+    /// True for handler data that a function and its funclets share (FuncInfo and its maps): no function is named as
+    /// its owner, and every address of a planned function in it is a place in that function's code.
+    fn is_shared_table(&self, own: FunctionId, inner: bool) -> bool {
+        inner && own.0 == u32::MAX
+    }
+
     fn interior(&self, r: &Reference) -> Doubt {
         Doubt::Refuse(
             "code.reference.interior",
@@ -176,7 +189,7 @@ impl<'a, 'c> Resolver<'a, 'c> {
     fn function(&self, r: &Reference, id: FunctionId, own: FunctionId, inner: bool) -> Result<Destination, Doubt> {
         let ctx = self.ctx;
         let in_patch = self.closure.functions.contains_key(&id);
-        if id == own && (inner || r.target.addend != 0) {
+        if id == own && (inner || r.target.addend != 0) || self.is_shared_table(own, inner) && in_patch {
             return Ok(Destination::Patch(r.target));
         }
         if r.target.addend != 0 {
@@ -186,8 +199,7 @@ impl<'a, 'c> Resolver<'a, 'c> {
                 Err(self.interior(r))
             };
         }
-        let pair = ctx.function_pair(id).0;
-        let Some(old) = pair.old else {
+        let Some(old) = ctx.counterpart(id) else {
             return if in_patch {
                 Ok(Destination::Patch(r.target))
             } else {
@@ -199,9 +211,6 @@ impl<'a, 'c> Resolver<'a, 'c> {
         };
         if in_patch && (r.form == Form::Branch || self.closure.direct_only.contains(&id)) {
             return Ok(Destination::Patch(r.target));
-        }
-        if pair.status != Status::Identical && !is_trusted_function(pair.matched) {
-            return Err(self.weak(r, pair.matched));
         }
         if is_local(r.form) && !inner {
             return Err(Doubt::Refuse(
@@ -291,7 +300,10 @@ impl<'a, 'c> Resolver<'a, 'c> {
         let (addend, size) = (r.target.addend, i64::from(object.size));
         let mut out = Vec::new();
         // What is read or written lies where its address says.
-        if matches!(user, User::Function(_)) && access(new, r.site) == Access::Direct && (0..size).contains(&addend) {
+        if matches!(user, User::Function(_))
+            && self.accesses.get(&r.site) == Some(&Access::Direct)
+            && (0..size).contains(&addend)
+        {
             return out;
         }
         let ends = |id: ObjectId| has_an_end(new.objects[id.index()].kind);
@@ -454,7 +466,10 @@ fn has_an_end(kind: ObjectKind) -> bool {
 
 /// True if the object may exist for no other reason than that an address was seen to lead there.
 fn is_artefact(object: &Object) -> bool {
-    object.kind == ObjectKind::Data && object.name.is_none() && object.decorated.is_none() && object.extent == Extent::Boundary
+    object.kind == ObjectKind::Data
+        && object.name.is_none()
+        && object.decorated.is_none()
+        && object.extent == Extent::Boundary
 }
 
 /// True if a match is good enough to use a variable of the base.

@@ -14,6 +14,7 @@ mod cfg;
 mod descent;
 mod entry;
 mod flow;
+mod sorted_map;
 mod tables;
 mod transfer;
 mod values;
@@ -262,3 +263,6 @@ pub struct CodeFacts {
     /// Whatever could not be understood, by RVA.
     pub problems: Vec<Problem>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,29 +47,46 @@ pub(crate) fn compare(context: &Context<'_>, va: u64, id: ObjectId) -> Found {
         return found;
     }
     let subject = object.name.clone().unwrap_or_else(|| format!("data at {:#x}", object.rva));
-    let (Some(ours), Some(theirs)) = (context.world.bytes(va, object.size), new.image.bytes(object.rva, object.size as usize)) else {
+    let (Some(ours), Some(theirs)) =
+        (context.world.bytes(va, object.size), new.image.bytes(object.rva, object.size as usize))
+    else {
         found.remain("residual.data", subject, object.rva, format!("{va:#x} is not {} bytes of an image", object.size));
         return found;
     };
-    let references = new.references_in(object.rva, object.end());
-    if let Some(offset) = first_difference(ours, theirs, object.rva, references) {
-        found.remain(
-            "residual.data",
-            subject,
-            object.rva,
-            format!("byte {offset:#x} at {va:#x} is {:#04x}, new has {:#04x}", ours[offset as usize], theirs[offset as usize]),
-        );
-        return found;
-    }
-    for reference in references {
-        let outcome = match held_address(context, reference, va, object.rva) {
-            Some(held) => context.relate(held, reference.target, reference.form, &mut found),
-            None => Err("the field lies outside of both images".to_owned()),
-        };
-        if let Err(why) = outcome {
-            let text = format!("field at +{:#x}: {why}", reference.site - object.rva);
-            found.remain("residual.reference", subject.clone(), reference.site, text);
-        }
+    if let Err(why) = same(context, va, object.rva, (ours, theirs), &mut found) {
+        found.remain("residual.data", subject, object.rva, why);
     }
     found
+}
+
+/// `size` bytes at `va` in patched memory are what the new image has at `rva`, addresses related.
+pub(crate) fn same_bytes(context: &Context<'_>, va: u64, rva: u32, size: u32, found: &mut Found) -> Result<(), String> {
+    let ours = context.world.bytes(va, size).ok_or("the place lies outside of both images")?;
+    let theirs = context.new.image.bytes(rva, size as usize).ok_or("the new image has no such bytes")?;
+    same(context, va, rva, (ours, theirs), found)
+}
+
+fn same(
+    context: &Context<'_>,
+    va: u64,
+    rva: u32,
+    (ours, theirs): (&[u8], &[u8]),
+    found: &mut Found,
+) -> Result<(), String> {
+    let end = rva + theirs.len() as u32;
+    let references = context.new.references_in(rva, end);
+    if let Some(cut) = references.iter().find(|r| r.site + u32::from(r.width) > end) {
+        return Err(format!("the field at new RVA {:#x} is cut", cut.site));
+    }
+    if let Some(offset) = first_difference(ours, theirs, rva, references) {
+        let (a, b) = (ours[offset as usize], theirs[offset as usize]);
+        return Err(format!("byte {offset:#x} at {va:#x} is {a:#04x}, new has {b:#04x}"));
+    }
+    for reference in references {
+        let held = held_address(context, reference, va, rva).ok_or("a field lies outside of both images")?;
+        context
+            .relate(held, reference.target, reference.form, found)
+            .map_err(|why| format!("field at +{:#x}: {why}", reference.site - rva))?;
+    }
+    Ok(())
 }

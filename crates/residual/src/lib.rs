@@ -11,6 +11,8 @@
 
 mod code;
 mod data;
+mod liveness;
+mod reencoded;
 mod walk;
 mod world;
 
@@ -80,13 +82,11 @@ pub fn check(
     let base = old.image.image_base.wrapping_add(DISPLACEMENT) & 0x7fff_ffff_0000;
     space.load(&file_name(&old.image.path), base_file, base).map_err(|e| Error::Apply(Box::new(e)))?;
     let patch = PatchFile::parse(patch_file).map_err(|e| Error::Apply(Box::new(e)))?;
-    let options =
-        ApplyOptions { trust: Trust { allow_unsigned: true, ..Trust::default() }, ..ApplyOptions::default() };
+    let options = ApplyOptions { trust: Trust { allow_unsigned: true, ..Trust::default() }, ..ApplyOptions::default() };
     let applied = apply(&mut space, base, &patch, &options).map_err(|e| Error::Apply(Box::new(e)))?;
     let lifted = Program::from_bytes("the patch image", patch_file, None)?;
-    let read = |address: u64, size: u32| -> Result<Vec<u8>, Error> {
-        Ok(memory::read_bytes(&space, address, size as usize)?)
-    };
+    let read =
+        |address: u64, size: u32| -> Result<Vec<u8>, Error> { Ok(memory::read_bytes(&space, address, size as usize)?) };
     let base_memory = read(base, old.image.size_of_image)?;
     let patch_memory = read(applied.patch_address, lifted.image.size_of_image)?;
     let world = World::new(old, (base, base_memory), Some((applied.patch_address, patch_memory, &lifted)));

@@ -3,9 +3,12 @@
 use crate::world::{Place, World};
 use crate::{Remaining, Residual, code, data};
 use hotgraft_diff::Comparison;
-use hotgraft_program::{CodeRange, Entity, Form, Function, FunctionId, ImportName, ObjectId, ObjectKind, Program, Target};
+use hotgraft_program::{
+    CodeRange, Entity, Evidence, ExportTarget, Form, Function, FunctionId, ImportName, ObjectId, ObjectKind, Program,
+    Target,
+};
 use rayon::prelude::*;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// A pair that is assumed related and must be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +24,8 @@ pub(crate) enum Pair {
 pub(crate) struct Found {
     pub remaining: Vec<Remaining>,
     pub pairs: Vec<Pair>,
+    /// Do not ask where the instructions of other ranges are; set while that is being found out.
+    pub shallow: bool,
 }
 
 impl Found {
@@ -42,19 +47,26 @@ pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) ->
     let mut residual = Residual::default();
     let mut seen = FxHashSet::default();
     let mut frontier = Vec::new();
+    let mut entries = FxHashMap::default();
     for pair in &comparison.functions {
         let (Some(old), Some(id)) = (pair.old, pair.new) else { continue };
         let entry = world.base.address + u64::from(world.old.functions[old.index()].rva());
         let va = world.follow_redirect(entry);
         residual.redirected += usize::from(va != entry);
+        entries.insert(va, (old, va != entry));
         frontier.push(Pair::Range { va, function: id, range: 0 });
     }
     for pair in &comparison.objects {
         let (Some(old), Some(id)) = (pair.old, pair.new) else { continue };
         if new.objects[id.index()].writable {
-            frontier.push(Pair::Object { va: world.base.address + u64::from(world.old.objects[old.index()].rva), object: id });
+            frontier.push(Pair::Object {
+                va: world.base.address + u64::from(world.old.objects[old.index()].rva),
+                object: id,
+            });
         }
     }
+    let mut left = Vec::new();
+    let mut copied = FxHashSet::default();
     while !frontier.is_empty() {
         frontier.retain(|pair| seen.insert(*pair));
         let found: Vec<Found> = frontier
@@ -64,21 +76,80 @@ pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) ->
                 Pair::Object { va, object } => data::compare(&context, va, object),
             })
             .collect();
-        for pair in &frontier {
-            match pair {
-                Pair::Range { .. } => residual.ranges += 1,
+        let mut next = Vec::new();
+        for (pair, one) in frontier.iter().zip(found) {
+            next.extend(one.pairs);
+            match *pair {
+                Pair::Range { va, function, range } => {
+                    residual.ranges += 1;
+                    let in_base = matches!(world.place(va), Place::Base(_));
+                    if !in_base && range == 0 && one.remaining.is_empty() {
+                        copied.insert(function);
+                    }
+                    if let Some((old, false)) =
+                        entries.get(&va).filter(|_| in_base && range == 0 && !one.remaining.is_empty())
+                    {
+                        left.push((*old, function, one.remaining));
+                        continue;
+                    }
+                }
                 Pair::Object { .. } => residual.objects += 1,
             }
-        }
-        frontier.clear();
-        for one in found {
             residual.remaining.extend(one.remaining);
-            frontier.extend(one.pairs);
+        }
+        frontier = next;
+    }
+    // Old code that was left as it is, although it differs, does no harm if nobody can come to it any more.
+    let redirected: FxHashSet<FunctionId> = entries.values().filter(|e| e.1).map(|e| e.0).collect();
+    let candidates: Vec<FunctionId> = left.iter().filter(|l| copied.contains(&l.1)).map(|l| l.0).collect();
+    let retired = retired(world.old, &redirected, candidates);
+    for (old, _, remaining) in left {
+        if !retired.contains(&old) {
+            residual.remaining.extend(remaining);
         }
     }
     residual.remaining.sort();
     residual.remaining.dedup();
     residual
+}
+
+/// Those of `candidates` (old functions) that only redirected functions and each other refer to: nothing calls them once every
+/// caller runs in the patch, where the calls lead to the copies.
+fn retired(old: &Program, redirected: &FxHashSet<FunctionId>, candidates: Vec<FunctionId>) -> FxHashSet<FunctionId> {
+    let outside = Evidence::EXPORT | Evidence::ENTRY_POINT | Evidence::GUARD_TABLE;
+    let mut retired: FxHashSet<FunctionId> =
+        candidates.into_iter().filter(|f| !old.functions[f.index()].evidence.intersects(outside)).collect();
+    let exported: FxHashSet<u32> = old
+        .exports
+        .iter()
+        .filter_map(|e| if let ExportTarget::Rva(rva) = e.target { Some(rva) } else { None })
+        .collect();
+    retired.retain(|f| !exported.contains(&old.functions[f.index()].rva()));
+    loop {
+        let mut kept = FxHashSet::default();
+        for reference in &old.references {
+            let (Entity::Function(to) | Entity::Fragment(to, _)) = reference.target.entity else { continue };
+            if !retired.contains(&to) {
+                continue;
+            }
+            let harmless = match old.function_at(reference.site) {
+                Some((from, _)) => from == to || redirected.contains(&from) || retired.contains(&from),
+                // The unwinder's tables name every function; jump tables name only their own.
+                None => old.object_at(reference.site).is_some_and(|o| match old.objects[o.index()].kind {
+                    ObjectKind::RuntimeFunctions | ObjectKind::Unwind | ObjectKind::Debug => true,
+                    ObjectKind::JumpTable(owner) => owner == to,
+                    _ => false,
+                }),
+            };
+            if !harmless {
+                kept.insert(to);
+            }
+        }
+        if kept.is_empty() {
+            return retired;
+        }
+        retired.retain(|f| !kept.contains(f));
+    }
 }
 
 impl Context<'_> {
@@ -116,7 +187,15 @@ impl Context<'_> {
         }
     }
 
-    fn relate_code(&self, va: u64, id: FunctionId, range: u16, addend: i64, form: Form, found: &mut Found) -> Result<(), String> {
+    fn relate_code(
+        &self,
+        va: u64,
+        id: FunctionId,
+        range: u16,
+        addend: i64,
+        form: Form,
+        found: &mut Found,
+    ) -> Result<(), String> {
         let home = va.wrapping_add_signed(-addend);
         let name = self.label(id);
         if range == 0 && addend == 0 {
@@ -139,13 +218,37 @@ impl Context<'_> {
                 Place::Outside => Err(format!("{va:#x} lies in neither image, expected {name}")),
             };
         }
-        match self.world.place(home) {
-            Place::Outside => Err(format!("{va:#x} lies in neither image, expected {name}{addend:+#x}")),
-            _ => {
+        let inside = || format!("{va:#x} is not {name}{addend:+#x}");
+        match self.world.place(va) {
+            Place::Outside => Err(inside()),
+            Place::Base(_) => {
                 found.pairs.push(Pair::Range { va: home, function: id, range });
                 Ok(())
             }
+            Place::Patch(rva) => {
+                let home = self.home(rva).map_or(home, |start| va - u64::from(rva - start));
+                found.pairs.push(Pair::Range { va: home, function: id, range });
+                if found.shallow {
+                    return Ok(());
+                }
+                // Code that was not copied as it is has its places elsewhere.
+                let offset = u32::try_from(addend).map_err(|_| inside())?;
+                let seen = va - home;
+                let moved = match code::places(self, home, id, range) {
+                    Some(places) => crate::reencoded::find(&places, offset),
+                    None => Some(offset),
+                };
+                if moved.map(u64::from) == Some(seen) { Ok(()) } else { Err(inside()) }
+            }
         }
+    }
+
+    /// Start of the piece of the patch's code that an RVA lies in, from the patch's unwind table.
+    fn home(&self, rva: u32) -> Option<u32> {
+        let (_, patch) = self.world.patch.as_ref()?;
+        let i = patch.unwind.partition_point(|u| u.begin <= rva).checked_sub(1)?;
+        let entry = &patch.unwind[i];
+        (rva <= entry.end).then_some(entry.begin)
     }
 
     fn relate_object(&self, va: u64, id: ObjectId, addend: i64, found: &mut Found) -> Result<(), String> {
@@ -194,7 +297,8 @@ impl Context<'_> {
                 // A slot of the patch that the engine fills with what the base's own slot holds.
                 let base = self.comparison.import_of_new[id.index()]
                     .map(|i| self.world.base.address + u64::from(self.world.old.imports[i.index()].slot));
-                let same_value = base.is_some_and(|b| self.world.u64(b).is_some() && self.world.u64(b) == self.world.u64(slot));
+                let same_value =
+                    base.is_some_and(|b| self.world.u64(b).is_some() && self.world.u64(b) == self.world.u64(slot));
                 if same_value { Ok(()) } else { Err(format!("{slot:#x} is not a slot of {dll}!{name}")) }
             }
             None => Err(format!("{slot:#x} lies outside of both images, expected a slot of {dll}!{name}")),

@@ -171,7 +171,9 @@ impl Wanted<'_> {
         }
         let is_ca = matches!(extensions.basic, Some((true, _)));
         if index == 0 {
-            if is_ca {
+            // A certificate that the policy names as a root itself (`openssl req -x509` makes such) was trusted as it is; a
+            // path of one can be nothing else. An authority somewhere below a root must not sign code.
+            if is_ca && path.len() > 1 {
                 return Err(bad(
                     "a certificate authority signs, which only its certificates and lists may need".to_owned()
                 ));

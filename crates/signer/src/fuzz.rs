@@ -5,7 +5,7 @@ use crate::crl::RevocationList;
 use crate::keys::SigningKey;
 use crate::policy::TrustPolicy;
 use crate::time::UnixTime;
-use crate::{SignError, cms_read, options, spc, timestamp, token, verify};
+use crate::{SignError, cms_read, options, provenance, spc, timestamp, token, verify};
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 
@@ -49,4 +49,10 @@ pub fn pfx(bytes: &[u8]) -> Option<SignError> {
 /// A response of a timestamp authority.
 pub fn timestamp_response(bytes: &[u8]) {
     timestamp::fuzz_response(bytes);
+}
+
+/// A provenance envelope.
+pub fn envelope(bytes: &[u8]) {
+    let _ = provenance::Envelope::read(bytes);
+    let _ = provenance::Provenance::from_statement(bytes);
 }

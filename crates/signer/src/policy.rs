@@ -37,7 +37,8 @@ pub struct TrustPolicy {
     pub unsigned_permitted: bool,
     /// Whether a wrong checksum in the header is a fault. (It has no meaning for security; kernel images need it right.)
     pub checksum_required: bool,
-    /// Whether a provenance statement must accompany the patch.
+    /// Whether a provenance statement must accompany the patch; checked by [`crate::verify_provenance`], which callers that
+    /// find this set must call.
     pub provenance_required: bool,
 }
 

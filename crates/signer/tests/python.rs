@@ -27,9 +27,13 @@ fn lief_and_signify_accept_what_we_sign() {
         std::fs::write(&path, bytes).unwrap();
         files.push(path);
     };
-    for (name, key) in
-        [("rsa2048", Key::rsa(2048, 0)), ("rsa3072", Key::rsa(3072, 0)), ("rsa4096", Key::rsa(4096, 0)), ("p256", Key::p256(2)), ("p384", Key::p384(2))]
-    {
+    for (name, key) in [
+        ("rsa2048", Key::rsa(2048, 0)),
+        ("rsa3072", Key::rsa(3072, 0)),
+        ("rsa4096", Key::rsa(4096, 0)),
+        ("p256", Key::p256(2)),
+        ("p384", Key::p384(2)),
+    ] {
         let leaf = Entity::issue(Template::leaf(name), key, Some(&root));
         let chain = leaf.pem() + &root.pem();
         let key = SigningKey::from_pem(leaf.key.pem().as_bytes(), chain.as_bytes(), None).unwrap();
@@ -48,7 +52,10 @@ fn lief_and_signify_accept_what_we_sign() {
                         add(format!("{name}-{digest:?}-{index}-{page_hashes}-{described}.exe"), signed.clone());
                         if index == 0 && described {
                             let append = SignOptions { existing: Existing::Append, ..options };
-                            add(format!("{name}-{digest:?}-nested-{page_hashes}.exe"), sign(&signed, &key, &append).unwrap());
+                            add(
+                                format!("{name}-{digest:?}-nested-{page_hashes}.exe"),
+                                sign(&signed, &key, &append).unwrap(),
+                            );
                         }
                     }
                 }

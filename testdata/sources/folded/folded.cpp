@@ -17,10 +17,7 @@ LIMIT write_limit(int value)
     return value * 7 / 3 + 11;
 }
 
-extern "C" void start(void)
+int limited(int value, bool writing)
 {
-    int value = last_number(90);
-    put_line("read", read_limit(value));
-    put_line("write", write_limit(value));
-    ExitProcess(0);
+    return writing ? write_limit(value) : read_limit(value);
 }

@@ -9,29 +9,19 @@ static inline int clamp(int value)
     return value > 100 ? 100 : value;
 }
 
-static NOINLINE int brightness(int percent)
+int brightness(int percent)
 {
     return clamp(percent) * 255 / 100;
 }
 
-static NOINLINE int volume(int percent)
+int volume(int percent)
 {
     return clamp(percent) * 31 / 100;
 }
 
-static NOINLINE int unrelated(int value)
+int unrelated(int value)
 {
     return value * 3 + 1;
 }
 
-static int (*volatile filter)(int) = clamp;
-
-void start(void)
-{
-    put_line("brightness", brightness(-20));
-    put_line("volume", volume(-20));
-    put_line("filter", filter(-20));
-    put_line("loud", volume(300));
-    put_line("unrelated", unrelated(2));
-    ExitProcess(0);
-}
+int (*volatile filter)(int) = clamp;

@@ -122,9 +122,12 @@ fn fill(row: &mut Row, hotgraft: &Hotgraft, built: &Built, out: &Path) -> Result
     row.seconds = from.elapsed().as_secs_f64();
     report["verdict"].as_str().unwrap_or("error").clone_into(&mut row.verdict);
     row.reasons = reasons(&report);
-    if row.verdict == "conditional" {
-        let keys = keys(&report, "condition");
-        (exit, report) = build(hotgraft, &old, &new, &patch, &keys)?;
+    let conditions = keys(&report, "condition");
+    if !conditions.is_empty() && keys(&report, "refuse").is_empty() {
+        ensure!(exit == 3 && !patch.is_file(), "a condition that nobody accepted does not refuse");
+        (exit, report) = build(hotgraft, &old, &new, &patch, &conditions)?;
+        report["verdict"].as_str().unwrap_or("error").clone_into(&mut row.verdict);
+        row.reasons = reasons(&report);
     }
     let wanted = match row.verdict.as_str() {
         "patch" | "conditional" => 0,

@@ -130,7 +130,7 @@ pub(crate) fn changes(
     }
     reference_changes(old, new, &references, &mut changes);
     layout(judge, a, b, &mut changes);
-    if !judge.unwinds(a, b, &mut Vec::new()) {
+    if !judge.unwinds(a, b, &mut Vec::new(), |x, y| moved.get(&x) == Some(&y)) {
         changes.push(unwind(old, new, a, b));
     }
     if let (Some(s), Some(t)) = (&f.prototype, &g.prototype)
@@ -289,7 +289,7 @@ fn unwind(old: &Program, new: &Program, a: FunctionId, b: FunctionId) -> Change 
                     u.size, u.handler_data, v.size, v.handler_data
                 )
             }
-            None => "unwind codes, covered ranges or handler data differ".to_owned(),
+            None => "unwind codes or handler data differ".to_owned(),
         }
     } else {
         format!("{} unwind entries became {}", f.unwind.len(), g.unwind.len())

@@ -69,8 +69,10 @@ pub(crate) fn contents(judge: &Judge<'_, '_>, a: ObjectId, b: ObjectId) -> Vec<C
         }
     }
     pointers.extend(rest.map(|s| (None, Some(s))));
-    const LISTED: usize = 32;
-    for (r, s) in pointers.iter().take(LISTED) {
+    // The entries of a jump table follow the code of its function; one line says all.
+    let table = matches!(o.kind, ObjectKind::JumpTable(_));
+    let listed = if table { 1 } else { 32 };
+    for (r, s) in pointers.iter().take(listed) {
         let name = |program: &Program, r: &Option<&hotgraft_program::Reference>| {
             r.map_or_else(|| "no pointer".to_owned(), |r| label::target(program, r.target))
         };
@@ -82,12 +84,12 @@ pub(crate) fn contents(judge: &Judge<'_, '_>, a: ObjectId, b: ObjectId) -> Vec<C
             text: format!("at offset {offset:#x}: {} became {}", name(old, r), name(new, s)),
         });
     }
-    if pointers.len() > LISTED {
+    if pointers.len() > listed {
         changes.push(Change {
             key: "object.pointer.changed",
             old_rva: None,
             new_rva: None,
-            text: format!("{} more pointers differ", pointers.len() - LISTED),
+            text: format!("{} more pointers differ", pointers.len() - listed),
         });
     }
     let (x, y) = (masked(&m.old, a), masked(&m.new, b));

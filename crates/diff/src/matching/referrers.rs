@@ -1,7 +1,7 @@
 //! Matches by who refers: the k-th reference of a matched function or object leads to the same thing on both sides.
 //! This tells apart what has no name of its own: literals, jump tables, static data, and functions with twins.
 
-use super::{Matches, similar};
+use super::{Matches, Which, similar};
 use crate::align;
 use crate::comparison::Rung;
 use hotgraft_program::{Entity, FunctionId, ObjectId, Reference, UnwindInfo};
@@ -133,12 +133,34 @@ fn object_votes(m: &Matches<'_>, a: ObjectId, b: ObjectId) -> Vec<Vote> {
     if crate::side::is_loader_table(o.kind) && !matches!(o.kind, hotgraft_program::ObjectKind::Unwind) {
         return votes;
     }
-    let mut theirs = m.new.references_in_object(b).iter().peekable();
-    for x in m.old.references_in_object(a) {
-        let offset = x.site - o.rva;
-        while theirs.next_if(|y| y.site - p.rva < offset).is_some() {}
-        if let Some(y) = theirs.next_if(|y| y.site - p.rva == offset) {
-            vote(m, x, y, &mut votes);
+    let (xs, ys) = (m.old.references_in_object(a), m.new.references_in_object(b));
+    // Records of a table may have been added, removed or sorted otherwise: what is known on both sides holds the rest in
+    // place. A pointer between two such fixed points is paired if its distance to both says the same.
+    let known = |references: &[Reference], which| -> Vec<Option<u64>> {
+        references.iter().map(|r| m.shared_label(r.target, which)).collect()
+    };
+    let fixed = align::common(&known(xs, Which::Old), &known(ys, Which::New));
+    let place = |list: &[Reference], start: u32, i: usize| i64::from(list[i].site) - i64::from(start);
+    let first = (-1, 0, -1, 0);
+    let last = (xs.len() as i64, i64::from(o.size), ys.len() as i64, i64::from(p.size));
+    let inner = fixed.iter().map(|(i, j)| (*i as i64, place(xs, o.rva, *i), *j as i64, place(ys, p.rva, *j)));
+    let points: Vec<(i64, i64, i64, i64)> = std::iter::once(first).chain(inner).chain([last]).collect();
+    for pair in points.windows(2) {
+        let ((i0, x0, j0, y0), (i1, x1, j1, y1)) = (pair[0], pair[1]);
+        let theirs = &ys[(j0 + 1) as usize..j1 as usize];
+        let at = |offset: i64| {
+            theirs.binary_search_by_key(&(offset + i64::from(p.rva)), |r| i64::from(r.site)).ok().map(|n| &theirs[n])
+        };
+        for x in &xs[(i0 + 1) as usize..i1 as usize] {
+            let offset = i64::from(x.site) - i64::from(o.rva);
+            let (forward, backward) = (at(offset - x0 + y0), at(offset - x1 + y1));
+            // The end of the object is no fixed point unless both are equally large.
+            let backward = if pair[1] == last && o.size != p.size { forward } else { backward };
+            if let (Some(y), Some(z)) = (forward, backward)
+                && y.site == z.site
+            {
+                vote(m, x, y, &mut votes);
+            }
         }
     }
     votes

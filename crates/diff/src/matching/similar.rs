@@ -12,6 +12,9 @@ use rustc_hash::FxHashMap;
 /// With names on both sides that differ, only this much similarity makes a renamed function.
 const RENAMED: f32 = 0.8;
 
+/// With names on both sides that differ, a body of fewer instructions says nothing: every import thunk is one `jmp`.
+const TELLING: usize = 4;
+
 /// The words of a function: instructions without addresses, and pairs of mnemonics; sorted, with repetitions.
 fn features(side: &Side<'_>, id: FunctionId) -> (Vec<u64>, Vec<u64>) {
     let steps = &side.code(id).steps;
@@ -58,7 +61,9 @@ pub(super) fn similarity(m: &Matches<'_>, a: FunctionId, b: FunctionId) -> f32 {
 /// True unless both functions have names, which then differ, and the bodies do not speak for a renamed function.
 pub(super) fn names_allow(m: &Matches<'_>, a: FunctionId, b: FunctionId, score: f32) -> bool {
     let named = m.old.function_names(a).next().is_some() && m.new.function_names(b).next().is_some();
-    !named || score >= RENAMED
+    let steps = |side: &Side<'_>, id| side.code(id).steps.len();
+    let telling = steps(&m.old, a).min(steps(&m.new, b)) >= TELLING;
+    !named || (telling && score >= RENAMED)
 }
 
 /// Functions that resemble each other above the threshold, each the other's best candidate by a clear margin.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use agent::{Agent, Suspended};
 use exports::Export;
-pub use run::{RunOptions, RunReport, run};
+pub use run::{RunError, RunOptions, RunReport, run};
 use sys::{Handle, Result, access};
 
 use crate::memory::MappedImage;

@@ -326,8 +326,14 @@ fn fields(input: &Input<'_>, parts: &mut Parts, id: PieceId) -> Result<Vec<Field
             None => goal(input, parts, reference, kind)?,
         };
         let goal = match goal {
-            // Unwind data can name handlers only in its own image.
-            Goal::Base(rva) if special.get(&site) == Some(&unwind::Special::Handler) => Goal::Thunk(parts.thunk(rva)),
+            // Unwind data can name handlers, filters and the like only in its own image.
+            Goal::Base(rva)
+                if kind == PieceKind::Unwind
+                    && reference.form == Form::ImageRelative
+                    && input.old.function_entry(rva).is_some() =>
+            {
+                Goal::Thunk(parts.thunk(rva))
+            }
             goal => goal,
         };
         let origin = match reference.form {

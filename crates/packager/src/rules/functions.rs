@@ -2,12 +2,10 @@
 
 use crate::closure::{Closure, Why, signature_changed};
 use crate::context::{Context, finding};
-use crate::resolve::is_trusted_function;
 use crate::rules::explain;
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{Change, FunctionPair, Status, function_label};
-use hotgraft_program::{Entity, EntryKind, FunctionId, HandlerData, Linkage};
-use std::collections::BTreeMap;
+use hotgraft_program::{Entity, EntryKind, FunctionId, HandlerData};
 
 /// A finding for every function pair that is not identical.
 pub fn pairs(ctx: &Context, closure: &Closure) -> Vec<Finding> {
@@ -16,6 +14,9 @@ pub fn pairs(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         let about = Difference::Function(u32::try_from(i).unwrap_or(u32::MAX));
         match (pair.status, pair.old, pair.new) {
             (Status::Identical, ..) => {}
+            (Status::Changed, Some(_), Some(new)) if ctx.counterpart(new).is_none() => {
+                out.push(added(ctx, closure, pair, about, new));
+            }
             (Status::Changed, Some(_), Some(new)) => {
                 out.push(changed(ctx, closure, pair, about, new));
                 out.extend(unattributed(ctx, pair, about));
@@ -150,6 +151,7 @@ pub fn included(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         let text = match why {
             Why::Reads(name) => format!("It reads {name}, whose contents changed."),
             Why::Calls(name) => format!("It calls {name}, whose old entry cannot be redirected."),
+            Why::Retargeted(name) => format!("It refers to {name}, of which the base has no certain counterpart."),
             _ => String::from("It is needed."),
         };
         let subject = ctx.function_subject(pair.old, pair.new);
@@ -194,13 +196,6 @@ pub fn unmovable(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         if language == Some("masm") {
             refuse("code.assembly", "It comes from an assembler.");
         }
-        if pair.old.is_some() && pair.status != Status::Identical && !is_trusted_function(pair.matched) {
-            let how = pair.matched.map_or_else(String::new, |m| format!(" ({:?}, score {:.2})", m.by, m.score));
-            refuse(
-                "code.match.ambiguous",
-                &format!("That the two are versions of one function rests on weak evidence{how}."),
-            );
-        }
     }
     out
 }
@@ -213,50 +208,6 @@ fn problem_key(key: &'static str) -> &'static str {
         key if key.starts_with("code.unwind.") => "code.unwind.unknown",
         key => explain(key).map_or("code.undecodable", |rule| rule.key),
     }
-}
-
-/// Entries that folding makes mean several functions, of which only some change.
-pub fn folded(ctx: &Context, closure: &Closure) -> Vec<Finding> {
-    let mut by_name: BTreeMap<&str, FunctionId> = BTreeMap::new();
-    for (i, f) in ctx.new.functions.iter().enumerate() {
-        for name in names(f) {
-            by_name.entry(name).or_insert(FunctionId::from(i));
-        }
-    }
-    let mut out = Vec::new();
-    for &new in closure.functions.keys() {
-        let (pair, about) = ctx.function_pair(new);
-        let Some(old) = pair.old else { continue };
-        let f = &ctx.old.functions[old.index()];
-        if f.aliases.is_empty() {
-            continue;
-        }
-        for name in names(f) {
-            let Some(&other) = by_name.get(name) else { continue };
-            if other != new {
-                let text = format!(
-                    "{name} had the same entry and is now {}.",
-                    ctx.function_subject(ctx.function_pair(other).0.old, Some(other))
-                );
-                let subject = ctx.function_subject(Some(old), Some(new));
-                out.push(finding(
-                    "code.fold.diverged",
-                    Outcome::Refuse,
-                    Some(about),
-                    subject,
-                    &text,
-                    ctx.function_source(pair.old, pair.new),
-                ));
-            }
-        }
-    }
-    out
-}
-
-fn names(f: &hotgraft_program::Function) -> impl Iterator<Item = &str> {
-    // Decorated names are unique in an image; plain ones of static functions are not.
-    let own = f.decorated.as_deref().or(if f.linkage == Linkage::Global { f.name.as_deref() } else { None });
-    own.into_iter().chain(f.aliases.iter().map(String::as_str))
 }
 
 /// A calling contract that changed and is kept inside of the patch.
@@ -287,6 +238,20 @@ pub fn contracts(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     out
 }
 
+/// A calling contract that changed under an unchanged type, and is kept inside of the patch.
+pub fn drifts(ctx: &Context, closure: &Closure) -> Vec<Finding> {
+    closure
+        .drifts
+        .iter()
+        .map(|(&new, text)| {
+            let pair = ctx.function_pair(new).0;
+            let subject = ctx.function_subject(pair.old, pair.new);
+            let source = ctx.function_source(pair.old, pair.new);
+            finding("code.contract.changed", Outcome::Patch, None, subject, text, source)
+        })
+        .collect()
+}
+
 /// Bytes that a redirect of `old` touches: (first RVA, bytes). `None` if it cannot be redirected.
 pub fn site(ctx: &Context, old: FunctionId) -> Option<(u32, u32)> {
     let f = &ctx.old.functions[old.index()];
@@ -297,6 +262,9 @@ pub fn site(ctx: &Context, old: FunctionId) -> Option<(u32, u32)> {
     }
 }
 
+/// Bytes of a cache line: the least that any x64 or ARM64 machine has.
+const CACHE_LINE: u32 = 64;
+
 /// Places where redirects would be written.
 pub fn sites(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     let mut out = Vec::new();
@@ -305,7 +273,7 @@ pub fn sites(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         .functions
         .keys()
         .filter(|new| !closure.direct_only.contains(new))
-        .filter_map(|&new| Some((ctx.function_pair(new).0.old?, new)))
+        .filter_map(|&new| Some((ctx.counterpart(new)?, new)))
         .collect();
     replaced.sort_unstable();
     for (old, new) in replaced {
@@ -324,6 +292,11 @@ pub fn sites(ctx: &Context, closure: &Closure) -> Vec<Finding> {
             refuse("entry.site.overlap", format!("The other one is {}.", function_label(ctx.old, other)));
         }
         last = Some((end, old));
+        if ctx.old.functions[old.index()].entry_kind == EntryKind::PaddedShortJump
+            && entry % CACHE_LINE == CACHE_LINE - 1
+        {
+            refuse("entry.site.split", format!("The entry {entry:#x} is the last byte of its line."));
+        }
         let relocated = ctx.old.image.base_relocations.iter().find(|&&r| r < end && r.saturating_add(8) > start);
         if let Some(r) = relocated {
             refuse("entry.site.relocated", format!("A base relocation lies at {r:#x}."));

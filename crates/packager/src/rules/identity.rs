@@ -3,9 +3,14 @@
 use crate::context::{Context, finding};
 use crate::verdict::{Finding, Outcome};
 use hotgraft_diff::comparison::Status;
+use hotgraft_program::Program;
+use std::collections::BTreeSet;
 
 /// Of the functions of the smaller image, at least this share must have a counterpart.
 pub const MATCHED_SHARE: f64 = 0.5;
+
+/// Of the source files of the image with fewer of them, at least this share must be in the other.
+pub const SOURCES_SHARE: f64 = 0.5;
 
 /// The two images must be builds of the same thing.
 pub fn same_thing(ctx: &Context) -> Option<Finding> {
@@ -23,7 +28,58 @@ pub fn same_thing(ctx: &Context) -> Option<Finding> {
     if smaller > 0 && (matched as f64) < smaller as f64 * MATCHED_SHARE {
         return refuse(&format!("Only {matched} of {smaller} functions have a counterpart."));
     }
+    let (x, y) = (source_files(ctx.old), source_files(ctx.new));
+    let common = x.intersection(&y).count();
+    if !x.is_empty() && !y.is_empty() && (common as f64) < x.len().min(y.len()) as f64 * SOURCES_SHARE {
+        return refuse(&format!("Of {} and {} source files only {common} are the same.", x.len(), y.len()));
+    }
     None
+}
+
+/// Names, without folder, of the source files that functions come from; headers can be anybody's.
+fn source_files(program: &Program) -> BTreeSet<String> {
+    let header = |name: &str| matches!(name.rsplit_once('.'), Some((_, "h" | "hh" | "hpp" | "hxx" | "inc" | "inl")));
+    program
+        .functions
+        .iter()
+        .filter_map(|f| program.source_line(f.rva()))
+        .filter_map(|line| line.file.rsplit(['/', '\\']).next().map(str::to_ascii_lowercase))
+        .filter(|name| !header(name))
+        .collect()
+}
+
+/// IMAGE_SUBSYSTEM_NATIVE: drivers, and programs that run before the Windows API is there.
+const NATIVE: u16 = 1;
+
+/// Images whose code runs while a patch is applied.
+const OWN_PATH: [&str; 4] = ["ntdll", "wow64", "wow64cpu", "win32u"];
+
+/// The base must be an image that can be patched from outside.
+pub fn supported(ctx: &Context) -> Option<Finding> {
+    let image = &ctx.old.image;
+    let name = image.pdb.as_ref().map_or(image.path.as_str(), |p| p.path.as_str());
+    let stem = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let stem = stem.rsplit_once('.').map_or(stem, |(stem, _)| stem).to_ascii_lowercase();
+    let text = if image.subsystem == NATIVE {
+        "It runs in the kernel or without the Windows API."
+    } else if OWN_PATH.contains(&stem.as_str()) {
+        "Loading the patch and writing the redirects runs its code."
+    } else {
+        return None;
+    };
+    Some(finding("identity.image.unsupported", Outcome::Refuse, None, image.path.clone(), text, None))
+}
+
+/// Incremental links route calls through thunks.
+pub fn incremental(ctx: &Context) -> Vec<Finding> {
+    [ctx.old, ctx.new]
+        .iter()
+        .filter(|p| p.image.sections.iter().any(|s| s.name == ".textbss"))
+        .map(|p| {
+            let text = "It has the section .textbss.";
+            finding("image.link.incremental", Outcome::Refuse, None, p.image.path.clone(), text, None)
+        })
+        .collect()
 }
 
 /// Both PDBs are needed unless the caller says otherwise.

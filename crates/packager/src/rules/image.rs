@@ -5,7 +5,7 @@ use crate::context::{Context, finding};
 use crate::rules::types;
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{ImageChange, Status};
-use hotgraft_program::{Evidence, ObjectKind, Program};
+use hotgraft_program::{Entity, Evidence, ExportTarget, ObjectKind, Program};
 use std::collections::BTreeMap;
 
 /// IMAGE_DLLCHARACTERISTICS_GUARD_CF.
@@ -74,6 +74,10 @@ fn judge(
         }
         "image.export.added" => ("image.export.added", Refuse, text),
         "image.export.removed" => ("image.export.removed", Refuse, text),
+        // Importers by name do not see the number, and the base keeps the numbers it has.
+        "image.export.changed" if change.subject == "ordinals" || only_renumbered(ctx, &change.subject) => {
+            ("noise.layout", Harmless, text)
+        }
         "image.export.changed" => ("image.export.changed", Refuse, text),
         "image.entry_point.changed" => ("image.entry_point.changed", Refuse, text),
         "image.tls.changed" => ("image.tls.changed", Refuse, text),
@@ -109,6 +113,19 @@ fn imported(ctx: &Context, closure: &Closure, subject: &str) -> Option<bool> {
             || format!("{}!{}", import.dll, import.name) == subject
     })?;
     Some(base_depends_on(ctx, &import.dll))
+}
+
+/// True if the export is found by name on both sides and leads to functions or objects that are each other's counterpart.
+fn only_renumbered(ctx: &Context, name: &str) -> bool {
+    let find = |p: &'_ Program| p.exports.iter().find(|e| e.name.as_deref() == Some(name)).map(|e| e.target.clone());
+    match (find(ctx.old), find(ctx.new)) {
+        (Some(ExportTarget::Rva(a)), Some(ExportTarget::Rva(b))) => {
+            let target = ctx.new.resolve(b);
+            !matches!(target.entity, Entity::Unknown) && ctx.cmp.to_old(target) == Some(ctx.old.resolve(a))
+        }
+        (Some(a), Some(b)) => a == b,
+        _ => false,
+    }
 }
 
 fn base_depends_on(ctx: &Context, dll: &str) -> bool {

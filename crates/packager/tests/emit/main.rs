@@ -4,6 +4,8 @@ mod any;
 #[allow(dead_code)]
 #[path = "../rules/common.rs"]
 mod common;
+mod fixtures;
+mod handlers;
 mod near;
 mod parsed;
 mod tools;

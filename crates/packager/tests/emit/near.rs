@@ -142,7 +142,7 @@ fn a_jump_table_counts_from_its_copy() {
     let mut new = old.clone();
     new.shift = 0x50;
     new.f("changed").body = 4;
-    let pair = pair(&old, &new).accept("image.import.new_dll");
+    let pair = pair(&old, &new).accept("runtime.loop.endless");
     let out = Emitted::of(&pair, Reach::Near);
     let changed = out.function("changed");
     let table = (out.follow(changed + 5) - PATCH_AT) as u32;

@@ -22,6 +22,16 @@ fn state(body: u8, value: &[u8]) -> Side {
     s
 }
 
+/// Makes each `lea rax` of the third function a `lea rcx`: the first argument.
+fn to_argument(p: &mut Program) {
+    let range = p.functions[2].ranges[0];
+    for at in range.rva as usize..range.end() as usize - 3 {
+        if p.image.mapped[at..at + 3] == [0x48, 0x8D, 0x05] {
+            p.image.mapped[at + 2] = 0x0D;
+        }
+    }
+}
+
 cases! {
     data_constant_changed = "data.constant.changed" {
         trips {
@@ -120,8 +130,30 @@ cases! {
                 s
             };
             pair(&side(1), &side(2)).trips(KEY, Outcome::Refuse);
+            // Old code hands the address to a callee, which may keep it.
+            let passed = |value| {
+                let mut s = limits(1, value);
+                s.f("reader").takes("limits").calls("main");
+                s.edit.push(to_argument);
+                s
+            };
+            pair(&passed(1), &passed(2)).trips(KEY, Outcome::Refuse);
         }
         spares {
+            // The address is computed, and gone before anybody else could see it.
+            let computed = |value| {
+                let mut s = limits(1, value);
+                s.f("reader").takes("limits").reads("limits").calls("main");
+                s.edit.push(to_argument);
+                s
+            };
+            pair(&computed(1), &computed(2)).trips(KEY, Outcome::Refuse);
+            let used = |value| {
+                let mut s = limits(1, value);
+                s.f("reader").takes("limits").reads("limits");
+                s
+            };
+            pair(&used(1), &used(2)).spares(KEY, Decision::Patch);
             // A constant that holds the address is copied too, with its readers.
             let side = |value| {
                 let mut s = limits(1, value);

@@ -102,8 +102,11 @@ cases! {
     }
     code_match_ambiguous = "code.match.ambiguous" {
         trips {
-            let p = pair(&simple(1), &simple(2)).match_function("f", Rung::Similarity, 0.7);
-            p.trips(KEY, Outcome::Refuse);
+            let (mut old, mut new) = (simple(1), simple(2));
+            for s in [&mut old, &mut new] {
+                s.variable("callback", &[0; 8]).points(0, "f");
+            }
+            pair(&old, &new).match_function("f", Rung::Similarity, 0.7).trips(KEY, Outcome::Refuse);
         }
         spares {
             pair(&simple(1), &simple(2)).match_function("f", Rung::Referrer, 0.95).spares(KEY, Decision::Patch);
@@ -225,6 +228,39 @@ cases! {
             pair(&old, &new).spares(KEY, Decision::Patch);
         }
     }
+    code_contract_changed = "code.contract.changed" {
+        trips {
+            // The old version takes nothing; the new one moves its first argument.
+            let (mut old, mut new) = (simple(1), simple(2));
+            for s in [&mut old, &mut new] {
+                s.f("f").private();
+            }
+            new.edit.push(|p| { let at = p.functions[2].rva() as usize; p.image.mapped[at..at + 2].copy_from_slice(&[0x89, 0xC8]); });
+            // A caller that did not change would prove that both take the same.
+            pair(&old, &new).spares(KEY, Decision::Patch);
+            new.f("caller").body = 2;
+            let p = pair(&old, &new);
+            p.trips(KEY, Outcome::Patch);
+            assert_eq!(p.planned(), ["caller", "f"]);
+            assert_eq!(p.plan().functions[1].method, None, "old callers keep the old version");
+        }
+        spares {
+            // Both versions take the argument.
+            let edit = |p: &mut Program| { let at = p.functions[2].rva() as usize; p.image.mapped[at..at + 2].copy_from_slice(&[0x89, 0xC8]); };
+            let (mut old, mut new) = (simple(1), simple(2));
+            for s in [&mut old, &mut new] {
+                s.f("f").private();
+                s.edit.push(edit);
+            }
+            let p = pair(&old, &new);
+            p.spares(KEY, Decision::Patch);
+            assert_eq!(p.planned(), ["f"]);
+            // Who can be called from anywhere keeps to the platform's convention.
+            let mut open = simple(2);
+            open.edit.push(edit);
+            pair(&simple(1), &open).spares(KEY, Decision::Patch);
+        }
+    }
     code_fold_diverged = "code.fold.diverged" {
         trips {
             let mut old = simple(1);
@@ -232,12 +268,26 @@ cases! {
             let mut new = simple(2);
             new.function("g", 1);
             pair(&old, &new).trips(KEY, Outcome::Refuse);
+            // The name that got the fix is known by its export alone, and nothing else differs.
+            let mut new = simple(1);
+            new.function("g", 2).with(|f| f.evidence |= Evidence::EXPORT);
+            pair(&old, &new).trips(KEY, Outcome::Refuse);
+            // The other way: two become one by the fix, and one of them was exported.
+            let mut old = simple(1);
+            old.function("g", 1).with(|f| f.evidence |= Evidence::EXPORT);
+            let mut new = simple(2);
+            new.f("f").with(|f| f.aliases.push("g".into()));
+            pair(&old, &new).trips(KEY, Outcome::Refuse);
         }
         spares {
             let (mut old, mut new) = (simple(1), simple(2));
             old.f("f").with(|f| f.aliases.push("g".into()));
             new.f("f").with(|f| f.aliases.push("g".into()));
             pair(&old, &new).spares(KEY, Decision::Patch);
+            // The linker folds no more, and the code is equal.
+            let mut new = simple(1);
+            new.function("g", 1).with(|f| f.evidence |= Evidence::EXPORT);
+            pair(&old, &new).spares(KEY, Decision::Nothing);
         }
     }
     code_signature_changed = "code.signature.changed" {
@@ -270,6 +320,16 @@ cases! {
             pair(&simple(1), &simple(2)).image("image.timestamp").spares(KEY, Decision::Patch);
         }
     }
+}
+
+#[test]
+fn a_function_without_a_certain_counterpart_is_a_new_one() {
+    let p = pair(&simple(1), &simple(2)).match_function("f", Rung::Similarity, 0.7);
+    p.spares("code.match.ambiguous", Decision::Patch);
+    assert_eq!(p.planned(), ["caller", "f"]);
+    let plan = p.plan();
+    assert!(plan.functions[0].old.is_some() && plan.functions[1].old.is_none());
+    assert!(matches!(destination(&plan, &p.new, "caller", 0), Destination::Patch(_)));
 }
 
 #[test]

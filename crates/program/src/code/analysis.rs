@@ -3,19 +3,19 @@
 use super::descent::Descent;
 use super::flow::{self, Findings, Roots};
 use super::{CodeFacts, CodeSpan, CodeSpanKind, Flow, RawJumpTable, RawOffsetTable, RawReference, filler_length};
-use crate::function::{CodeRange, Problem};
+use crate::function::{CodeRange, Problem, RangeKind};
 use crate::image::Image;
 use crate::reference::Form;
 use std::collections::BTreeSet;
 
 /// Rounds of descent and dataflow; each finds the code behind the switches of the round before.
-const MAX_ROUNDS: usize = 64;
+const MAX_ROUNDS: usize = 48;
 
 /// What is known outside of the function.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Context<'a> {
-    /// Places inside of the function that control reaches through unwind data or otherwise without a branch, sorted or
-    /// not; those outside of the ranges are ignored.
+    /// Places inside of the function that control reaches from its calls through unwind data, in any order; those outside
+    /// of the ranges and at the start of a function or funclet are ignored.
     pub landing_pads: &'a [u32],
     /// Addresses that something else refers to, sorted: where a table without a proven bound must end.
     pub boundaries: &'a [u32],
@@ -47,8 +47,11 @@ pub fn analyse_function(image: &Image, ranges: &[CodeRange], context: &Context<'
     let mut weak: Vec<u32> = ranges[1..].iter().map(|r| r.rva).collect();
     let mut edges = rustc_hash::FxHashMap::<u32, Vec<u32>>::default();
     let mut barriers: Vec<(u32, u32)> = Vec::new();
-    let pads: Vec<u32> =
-        context.landing_pads.iter().copied().filter(|p| ranges.iter().any(|r| r.contains(*p))).collect();
+    // The start of a function or funclet is reached by a call, not from inside of the function.
+    let called =
+        |rva: u32| ranges.iter().enumerate().any(|(i, r)| r.rva == rva && (i == 0 || r.kind == RangeKind::Funclet));
+    let is_pad = |p: &u32| ranges.iter().any(|r| r.contains(*p)) && !called(*p);
+    let pads: Vec<u32> = context.landing_pads.iter().copied().filter(is_pad).collect();
 
     let mut rounds = 0;
     let (descent, findings) = loop {
@@ -65,22 +68,16 @@ pub fn analyse_function(image: &Image, ranges: &[CodeRange], context: &Context<'
         let roots = Roots { entry, pads: &pads, weak: &weak };
         let findings = flow::solve(image, &descent, &roots, context);
 
+        // A table may turn out longer once all ways to its jump are known, and one without a proven end shorter once
+        // what follows it is known.
         let mut grown = false;
         for (jump, targets) in &findings.targets {
-            let known = edges.entry(*jump).or_default();
-            let new: Vec<u32> = targets.iter().copied().filter(|t| known.binary_search(t).is_err()).collect();
-            if !new.is_empty() {
-                grown = true;
-                known.extend(new);
-                known.sort_unstable();
-            }
+            grown |= edges.insert(*jump, targets.clone()).as_ref() != Some(targets);
         }
-        for (start, end) in findings.tables() {
-            if ranges.iter().any(|r| start < r.end() && r.rva < end) && !barriers.contains(&(start, end)) {
-                barriers.push((start, end));
-                grown = true;
-            }
-        }
+        let inside = |t: &(u32, u32)| t.0 < t.1 && ranges.iter().any(|r| t.0 < r.end() && r.rva < t.1);
+        let tables: Vec<(u32, u32)> = findings.tables().into_iter().filter(inside).collect();
+        grown |= tables != barriers;
+        barriers = tables;
         if !grown {
             let found: Vec<u32> = descent.gaps().into_iter().flat_map(|gap| descent.explore(gap).0).collect();
             grown = !found.is_empty();
@@ -234,7 +231,9 @@ impl Findings {
 
     fn is_absolute_entry(&self, site: u32) -> bool {
         self.jump_tables.iter().any(|t| {
-            t.form == Form::Absolute && (t.table..t.end()).contains(&site) && (site - t.table) % u32::from(t.width) == 0
+            t.form == Form::Absolute
+                && (t.table..t.end()).contains(&site)
+                && (site - t.table).is_multiple_of(u32::from(t.width))
         })
     }
 }

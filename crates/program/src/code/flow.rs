@@ -11,9 +11,9 @@ use iced_x86::{Mnemonic, OpKind};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Visits of a block after which bounds that still move are given up.
-const WIDEN_AFTER: u32 = 6;
-/// Visits of a block after which the analysis of the function is given up; widening makes this unreachable in practice.
+/// Visits of a block for each edge that leads to it, after which bounds that still move are given up.
+const WIDEN_AFTER: u32 = 3;
+/// Further visits after which the analysis of the function is given up; widening makes this unreachable in practice.
 const MAX_VISITS: u32 = 400;
 
 /// What the dataflow found.
@@ -44,6 +44,8 @@ struct Blocks {
     /// Index of the first step of each block.
     starts: Vec<usize>,
     by_rva: FxHashMap<u32, usize>,
+    /// Edges that lead to each block, at least.
+    edges_in: Vec<u32>,
 }
 
 impl Blocks {
@@ -68,8 +70,18 @@ impl Blocks {
             leader[i] |= i == 0 || after;
         }
         let starts: Vec<usize> = (0..steps.len()).filter(|i| leader[*i]).collect();
-        let by_rva = starts.iter().enumerate().map(|(b, i)| (steps[*i].rva, b)).collect();
-        Self { starts, by_rva }
+        let by_rva: FxHashMap<u32, usize> = starts.iter().enumerate().map(|(b, i)| (steps[*i].rva, b)).collect();
+        let mut edges_in = vec![1; starts.len()];
+        let branches = steps.iter().filter_map(|s| match s.decoded.flow {
+            Flow::Branch(t) | Flow::ConditionalBranch(t) => Some(t),
+            _ => None,
+        });
+        for target in branches.chain(descent.edges.values().flatten().copied()) {
+            if let Some(block) = by_rva.get(&target) {
+                edges_in[*block] += 1;
+            }
+        }
+        Self { starts, by_rva, edges_in }
     }
 
     fn steps<'a>(&self, descent: &'a Descent<'_>, block: usize) -> &'a [Step] {
@@ -88,18 +100,46 @@ fn ends_block(flow: Flow) -> bool {
 
 /// True if nothing in the function needs the dataflow.
 fn is_plain(descent: &Descent<'_>) -> bool {
-    descent.steps.iter().all(|s| {
+    descent.steps.iter().enumerate().all(|(n, s)| {
         let i = &s.instruction;
         let indirect = s.decoded.flow == Flow::IndirectJump && x64::rip_target(i).is_none();
         let base = x64::rip_target(i) == Some(0) || s.decoded.immediate.is_some_and(|f| f.width == 8);
-        // A 32-bit element of an array: perhaps a difference of addresses.
-        let element = matches!(i.mnemonic(), Mnemonic::Movsxd | Mnemonic::Mov | Mnemonic::Add)
-            && i.op_count() == 2
-            && i.op1_kind() == OpKind::Memory
-            && i.memory_size().size() == 4
-            && i.memory_index().is_gpr();
-        !indirect && !base && !element
+        !indirect && !base && !is_difference(&descent.steps[n..])
     })
+}
+
+/// True if the first instruction reads a 32-bit element of an array and the same block adds it to something: perhaps
+/// a difference of addresses. Compilers make both from one operation, so nothing else comes between blocks.
+fn is_difference(steps: &[Step]) -> bool {
+    let i = &steps[0].instruction;
+    let loads = matches!(i.mnemonic(), Mnemonic::Movsxd | Mnemonic::Mov)
+        && i.op_count() == 2
+        && i.op0_kind() == OpKind::Register
+        && i.op1_kind() == OpKind::Memory
+        && i.memory_size().size() == 4
+        && (i.memory_index().is_gpr() || i.mnemonic() == Mnemonic::Movsxd);
+    if !loads {
+        return false;
+    }
+    let element = i.op0_register().full_register();
+    for pair in steps.windows(2) {
+        if ends_block(pair[0].decoded.flow) || !joined(&pair[0], &pair[1]) {
+            return false;
+        }
+        let i = &pair[1].instruction;
+        let adds = match i.mnemonic() {
+            Mnemonic::Add => {
+                (i.op0_kind() == OpKind::Register && i.op0_register() == element)
+                    || (i.op1_kind() == OpKind::Register && i.op1_register() == element)
+            }
+            Mnemonic::Lea => i.memory_index_scale() == 1 && (i.memory_index() == element || i.memory_base() == element),
+            _ => false,
+        };
+        if adds {
+            return true;
+        }
+    }
+    false
 }
 
 /// Runs the dataflow over what `descent` has reached.
@@ -195,8 +235,9 @@ impl Solver<'_> {
         let rva = self.descent.steps[self.blocks.starts[block]].rva;
         let descent = self.descent;
         let own = move |a: u32| descent.step_at(a).is_some();
+        let patience = WIDEN_AFTER * self.blocks.edges_in[block];
         let changed = match &mut self.states[block] {
-            Some(known) => known.join(state, rva, self.visits[block] > WIDEN_AFTER, &own),
+            Some(known) => known.join(state, rva, self.visits[block] > patience, &own),
             empty => {
                 *empty = Some(state.clone());
                 true
@@ -204,7 +245,7 @@ impl Solver<'_> {
         };
         if changed {
             self.visits[block] += 1;
-            if self.visits[block] > MAX_VISITS {
+            if self.visits[block] > patience + MAX_VISITS {
                 self.gave_up = true;
             } else {
                 self.work.insert(block);
@@ -367,11 +408,19 @@ fn jump(
         );
         return;
     }
-    // A tail call: the frame is gone and every register that belongs to the caller is back.
-    let restored = state.registers[RSP] == Value::Frame(0, 0)
-        && NONVOLATILE
-            .iter()
-            .all(|n| state.registers[*n] == Value::Symbol(Symbol { at: 0, role: Role::Initial(*n as u8) }, 64));
+    // A tail call: the frame is gone and every register that belongs to the caller is back. Code that nothing known
+    // leads to may be a function of its own that no table lists: there it counts from where that code starts.
+    let start = match state.registers[RSP] {
+        Value::Frame(0, 0) => Some((0, true)),
+        Value::Frame(at, 0) if roots.weak.contains(&at) => Some((at, false)),
+        _ => None,
+    };
+    let restored = start.is_some_and(|(at, initial)| {
+        NONVOLATILE.iter().all(|n| {
+            let role = if initial { Role::Initial(*n as u8) } else { Role::Join(*n as u8) };
+            state.registers[*n] == Value::Symbol(Symbol { at, role }, 64)
+        })
+    });
     if restored {
         out.tail_jumps.push(step.rva);
     } else {

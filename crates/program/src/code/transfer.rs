@@ -3,7 +3,7 @@
 use super::RawReference;
 use super::descent::Step;
 use super::values::{
-    Comparison, Index, IndexTable, Info, Origin, Place, REGISTERS, RSP, Role, State, Symbol, TableRead, Value,
+    Comparison, Index, IndexTable, Info, Origin, Place, REGISTERS, RSP, Role, State, Symbol, TableRead, Value, Verdict,
 };
 use crate::function::Problem;
 use crate::image::Image;
@@ -213,8 +213,8 @@ impl<'a> Machine<'a> {
         self.image.section_at(rva).is_some_and(|s| !s.is_writable())
     }
 
-    /// Reads memory of `width` bits; the value is zero-extended unless `signed`.
-    fn load(&self, state: &mut State, at: u32, place: Effective, width: u8, signed: bool) -> Value {
+    /// Reads memory of `width` bits, zero-extended.
+    fn load(&self, state: &mut State, at: u32, place: Effective, width: u8) -> Value {
         let symbol = Symbol { at, role: Role::Load };
         let place = match place {
             Effective::Frame(frame, offset) => Some(Place::Frame(frame, offset)),
@@ -222,12 +222,10 @@ impl<'a> Machine<'a> {
             Effective::Image(rva) => Some(Place::Image(rva)),
             Effective::Element(table, scale, Index { range, natural, via }) => {
                 let bytes = width / 8;
-                let signed_element = signed || width == 64;
-                let read = TableRead { table, width: bytes, signed: signed_element, range, natural, load: at, via };
+                let read = TableRead { table, width: bytes, signed: width == 64, range, natural, load: at, via };
                 if bytes == scale && self.constant(table) {
                     let info = match bytes {
-                        4 | 8 => Info::new(Origin::Entry(read), if signed { 64 } else { width }),
-                        _ if signed => Info::new(Origin::Computed, 64),
+                        4 | 8 => Info::new(Origin::Entry(read), width),
                         _ => {
                             let (range, natural) = self.largest(&read);
                             Info::ranged(Origin::Number(read), range, natural)
@@ -236,15 +234,15 @@ impl<'a> Machine<'a> {
                     return state.fresh(symbol, info);
                 }
                 let origin = if width == 64 { Origin::Indexed } else { Origin::Computed };
-                return state.fresh(symbol, Info::new(origin, if signed { 64 } else { width }));
+                return state.fresh(symbol, Info::new(origin, width));
             }
             Effective::Other(indexed) => {
                 let origin = if indexed && width == 64 { Origin::Indexed } else { Origin::Plain };
-                return state.fresh(symbol, Info::new(origin, if signed { 64 } else { width }));
+                return state.fresh(symbol, Info::new(origin, width));
             }
             Effective::BasePlus => None,
         };
-        let value = match place.and_then(|p| state.places.get(&p)) {
+        match place.and_then(|p| state.places.get(&p)) {
             Some((w, value)) if *w >= width => state.truncate(*value, width),
             _ => {
                 let lost = state.wild && matches!(place, Some(Place::Frame(..))) && width == 64;
@@ -255,8 +253,7 @@ impl<'a> Machine<'a> {
                 }
                 value
             }
-        };
-        if signed { self.sign_extend(state, at, value, width) } else { value }
+        }
     }
 
     /// Bounds of what an index table holds, and whether they are those of any table.
@@ -276,17 +273,24 @@ impl<'a> Machine<'a> {
         ((0, largest.unwrap_or(full)), read.natural)
     }
 
-    fn sign_extend(&self, state: &mut State, at: u32, value: Value, from: u8) -> Value {
+    /// The low `from` bits of a value, sign-extended to 32 or 64 bits.
+    fn sign_extend(&self, state: &mut State, at: u32, value: Value, from: u8, to: u8) -> Value {
         let half = 1u64 << (from - 1);
         match value {
-            Value::Number(n) => Value::Number(if n & half != 0 { n | !(half | (half - 1)) } else { n }),
+            Value::Number(n) => {
+                let n = if n & half != 0 { n | !(half | (half - 1)) } else { n };
+                Value::Number(if to == 64 { n } else { n & 0xFFFF_FFFF })
+            }
             _ if state.range(value).1 < half => value,
+            // A comparison of the low half tells about the whole.
+            Value::Symbol(symbol, 32 | 64) if from == 32 && to == 64 => Value::Signed(symbol),
             _ => {
-                let origin = match state.origin(value) {
-                    Origin::Entry(t) if t.width * 8 == from => Origin::Entry(TableRead { signed: true, ..t }),
-                    _ => self.mixed(state, value, value),
-                };
-                state.fresh(Symbol { at, role: Role::Result(16) }, Info::new(origin, 64))
+                let origin = self.mixed(state, value, value);
+                let extended = state.fresh(Symbol { at, role: Role::Result(16) }, Info::new(origin, 32));
+                match extended {
+                    Value::Symbol(symbol, _) if to == 64 => Value::Signed(symbol),
+                    other => other,
+                }
             }
         }
     }
@@ -317,7 +321,7 @@ impl<'a> Machine<'a> {
                 let width = (i.memory_size().size() * 8).min(255) as u8;
                 let place = self.effective(state, step, record);
                 if matches!(width, 8 | 16 | 32 | 64) {
-                    (self.load(state, step.rva, place, width, false), width)
+                    (self.load(state, step.rva, place, width), width)
                 } else {
                     (Value::Opaque, width)
                 }
@@ -460,7 +464,7 @@ impl<'a> Machine<'a> {
             }
             Mnemonic::Cdqe => {
                 let value = self.register(state, Register::EAX);
-                let value = self.sign_extend(state, at, value, 32);
+                let value = self.sign_extend(state, at, value, 32, 64);
                 self.set(state, at, Register::RAX, value);
             }
             Mnemonic::Lea if to_register && width >= 32 => {
@@ -513,6 +517,7 @@ impl<'a> Machine<'a> {
             Mnemonic::And | Mnemonic::Shl | Mnemonic::Shr | Mnemonic::Or if to_register && width >= 32 => {
                 let left = self.register(state, i.op0_register());
                 let (right, _) = self.operand(state, step, 1, &mut record);
+                let known = inherited(state, i.mnemonic(), width, left, right);
                 state.comparison = None;
                 let value = if number(i.op0_register()) == Some(RSP) {
                     state.new_frame(at)
@@ -520,6 +525,9 @@ impl<'a> Machine<'a> {
                     self.bitwise(state, at, i.mnemonic(), left, right, width)
                 };
                 self.set(state, at, i.op0_register(), value);
+                if matches!(i.mnemonic(), Mnemonic::And | Mnemonic::Or) {
+                    decide(state, value, width, known);
+                }
             }
             Mnemonic::Cmp | Mnemonic::Test => self.compare(state, step, &mut record),
             Mnemonic::Push => {
@@ -542,7 +550,7 @@ impl<'a> Machine<'a> {
                 let value = match state.registers[RSP] {
                     Value::Frame(frame, offset) => {
                         state.registers[RSP] = Value::Frame(frame, offset.saturating_add(8));
-                        self.load(state, at, Effective::Frame(frame, offset), 64, false)
+                        self.load(state, at, Effective::Frame(frame, offset), 64)
                     }
                     _ => Value::Opaque,
                 };
@@ -553,7 +561,7 @@ impl<'a> Machine<'a> {
                 state.registers[RBP] = match state.registers[RSP] {
                     Value::Frame(frame, offset) => {
                         state.registers[RSP] = Value::Frame(frame, offset.saturating_add(8));
-                        self.load(state, at, Effective::Frame(frame, offset), 64, false)
+                        self.load(state, at, Effective::Frame(frame, offset), 64)
                     }
                     _ => Value::Opaque,
                 };
@@ -611,15 +619,12 @@ impl<'a> Machine<'a> {
         let value = if i.op1_kind() == OpKind::Memory {
             let width = (i.memory_size().size() * 8) as u8;
             let place = self.effective(state, step, record);
-            return match self.load(state, step.rva, place, width, true) {
-                value if to == 64 => value,
-                value => state.truncate(value, to),
-            };
+            let value = self.load(state, step.rva, place, width);
+            return self.sign_extend(state, step.rva, value, width, to);
         } else {
             self.register(state, i.op1_register())
         };
-        let value = self.sign_extend(state, step.rva, value, bits(i.op1_register()));
-        state.truncate(value, to)
+        self.sign_extend(state, step.rva, value, bits(i.op1_register()), to)
     }
 
     fn lea(&self, state: &mut State, step: &Step, record: &mut Option<&mut Record>) -> Value {
@@ -726,7 +731,8 @@ impl<'a> Machine<'a> {
         state.places.retain(|p, _| match (p, stack) {
             (Place::Frame(f, o), Value::Frame(frame, offset)) => {
                 // The callee owns the 32 bytes of home space, and whatever it got the address of.
-                !(*f == frame && (offset..offset.saturating_add(32)).contains(o)) && !exposed.contains(&(*f, *o))
+                let home = *f == frame && (offset..offset.saturating_add(32)).contains(o);
+                !home && !exposed.contains(&(*f, *o))
             }
             (Place::Frame(f, o), _) => !exposed.contains(&(*f, *o)),
             _ => false,
@@ -736,6 +742,14 @@ impl<'a> Machine<'a> {
     /// Any instruction without a meaning of its own here: what it writes is unknown.
     fn other(&mut self, state: &mut State, step: &Step, record: &mut Option<&mut Record>) {
         let i = &step.instruction;
+        let known = match set_byte(i) {
+            Some(_) => state.comparison.map(|comparison| Known::Condition(comparison, i.condition_code())),
+            None if is_byte_operation(i) => {
+                let (a, b) = (self.register(state, i.op0_register()), self.register(state, i.op1_register()));
+                Some(Known::Inherited(inherited(state, i.mnemonic(), 8, a, b)))
+            }
+            None => None,
+        };
         let has_memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
         let place = has_memory.then(|| self.effective(state, step, record));
         let info = self.factory.info(i);
@@ -807,7 +821,63 @@ impl<'a> Machine<'a> {
         if i.rflags_modified() != 0 {
             state.comparison = None;
         }
+        let Some(n) = number(i.op0_register()) else {
+            return;
+        };
+        match (known, state.registers[n]) {
+            (Some(Known::Condition(comparison, condition)), Value::Symbol(symbol, _)) => {
+                for when_zero in [true, false] {
+                    state.verdicts.push(Verdict { symbol, when_zero, comparison, condition });
+                }
+            }
+            (Some(Known::Inherited(verdicts)), value) => {
+                let value = state.truncate(value, 8);
+                decide(state, value, 8, verdicts);
+            }
+            _ => {}
+        }
     }
+}
+
+/// What an instruction's result tells about earlier comparisons.
+enum Known {
+    /// The result of `setcc`.
+    Condition(Comparison, ConditionCode),
+    /// The result of `or` or `and`.
+    Inherited(Vec<Verdict>),
+}
+
+fn is_byte_operation(i: &Instruction) -> bool {
+    let register = |r: Register| r.is_gpr8() && !is_high_byte(r);
+    matches!(i.mnemonic(), Mnemonic::Or | Mnemonic::And)
+        && i.op0_kind() == OpKind::Register
+        && i.op1_kind() == OpKind::Register
+        && register(i.op0_register())
+        && register(i.op1_register())
+}
+
+/// What holds for `a | b` when it is zero, or for `a & b` when it is not.
+fn inherited(state: &State, what: Mnemonic, width: u8, a: Value, b: Value) -> Vec<Verdict> {
+    let of = |value: Value, v: &Verdict| value.symbol() == Some(v.symbol);
+    let wanted = |v: &Verdict| match what {
+        Mnemonic::Or => v.when_zero,
+        // Other bits than those of the low byte may make a wider result differ from zero.
+        Mnemonic::And => !v.when_zero && width == 8,
+        _ => false,
+    };
+    state.verdicts.iter().filter(|v| wanted(v) && (of(a, v) || of(b, v))).copied().collect()
+}
+
+/// The flags tell whether `value` is zero, and that tells the rest.
+fn decide(state: &mut State, value: Value, width: u8, verdicts: Vec<Verdict>) {
+    let Value::Symbol(symbol, _) = value else {
+        return;
+    };
+    state.comparison = Some(Comparison { left: value, right: value, width, test: true });
+    // The operands of the comparisons may have been overwritten by the result.
+    let gone = |v: Value| v.symbol() == Some(symbol);
+    let alive = verdicts.into_iter().filter(|v| !gone(v.comparison.left) && !gone(v.comparison.right));
+    state.verdicts.extend(alive.map(|v| Verdict { symbol, ..v }));
 }
 
 /// Register that a `setcc` sets.
@@ -826,10 +896,29 @@ fn is_conditional_move(i: &Instruction) -> bool {
 
 /// Takes note of what a conditional jump tells about the operands of the last comparison.
 pub(super) fn refine(state: &mut State, condition: ConditionCode, holds: bool) {
-    use ConditionCode::{a, ae, b, be, e, g, ge, l, le, ne, ns, s};
-    let Some(Comparison { left, right, width, test }) = state.comparison else {
+    let Some(comparison) = state.comparison else {
         return;
     };
+    constrain(state, comparison, condition, holds);
+    let zero = match (condition, holds) {
+        (ConditionCode::e, holds) => holds,
+        (ConditionCode::ne, holds) => !holds,
+        _ => return,
+    };
+    if let Value::Symbol(symbol, _) = comparison.left
+        && (comparison.test || comparison.right == Value::Number(0))
+    {
+        let told: Vec<Verdict> =
+            state.verdicts.iter().filter(|v| v.symbol == symbol && v.when_zero == zero).copied().collect();
+        for verdict in told {
+            constrain(state, verdict.comparison, verdict.condition, !zero);
+        }
+    }
+}
+
+fn constrain(state: &mut State, comparison: Comparison, condition: ConditionCode, holds: bool) {
+    use ConditionCode::{a, ae, b, be, e, g, ge, l, le, ne, ns, s};
+    let Comparison { left, right, width, test } = comparison;
     let condition = match (condition, holds) {
         (c, true) => c,
         (a, false) => be,

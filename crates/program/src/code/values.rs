@@ -4,7 +4,9 @@
 //! (or this join of paths) produced". Two places that hold the same symbol hold the same value, so a comparison of one
 //! bounds both. A symbol is bound to its last instance: when its instruction runs again, other holders lose it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use super::sorted_map::SortedMap;
+use iced_x86::ConditionCode;
+use std::collections::BTreeSet;
 
 /// Number of general registers.
 pub(super) const REGISTERS: usize = 16;
@@ -88,6 +90,21 @@ pub(super) enum Value {
     Frame(u32, i32),
     /// The low bits (8, 16, 32 or 64) of a symbol, zero-extended.
     Symbol(Symbol, u8),
+    /// The low 32 bits of a symbol, sign-extended.
+    Signed(Symbol),
+}
+
+/// Least 32-bit number that sign extension changes.
+const NEGATIVE: u64 = 1 << 31;
+
+impl Value {
+    /// The symbol it is made of.
+    pub(super) fn symbol(self) -> Option<Symbol> {
+        match self {
+            Value::Symbol(symbol, _) | Value::Signed(symbol) => Some(symbol),
+            _ => None,
+        }
+    }
 }
 
 /// A read from a table at a known address.
@@ -303,14 +320,33 @@ pub(super) struct Comparison {
     pub(super) test: bool,
 }
 
+/// What the low byte of a symbol tells about an earlier comparison: the result of `setcc`, and of `or` and `and` over
+/// such results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) symbol: Symbol,
+    /// True if it says something when the byte is zero (the condition does not hold then), false if when it is not (the
+    /// condition holds).
+    pub(super) when_zero: bool,
+    pub(super) comparison: Comparison,
+    pub(super) condition: ConditionCode,
+}
+
+impl Verdict {
+    fn involves(&self, held: &dyn Fn(Value) -> bool) -> bool {
+        held(Value::Symbol(self.symbol, 64)) || held(self.comparison.left) || held(self.comparison.right)
+    }
+}
+
 /// Everything known before one instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) registers: [Value; REGISTERS],
     /// Content of memory places with its width in bits.
-    pub(super) places: BTreeMap<Place, (u8, Value)>,
-    pub(super) symbols: BTreeMap<Symbol, Info>,
+    pub(super) places: SortedMap<Place, (u8, Value)>,
+    pub(super) symbols: SortedMap<Symbol, Info>,
     pub(super) comparison: Option<Comparison>,
+    pub(super) verdicts: Vec<Verdict>,
     /// Frame places whose address is held by more than the frame registers.
     pub(super) exposed: BTreeSet<(u32, i32)>,
     /// True if nothing is known of the frame and it may hold the image base.
@@ -334,9 +370,10 @@ impl State {
     pub(super) fn unknown(at: u32, base: &[usize]) -> Self {
         let mut state = Self {
             registers: [Value::Opaque; REGISTERS],
-            places: BTreeMap::new(),
-            symbols: BTreeMap::new(),
+            places: SortedMap::new(),
+            symbols: SortedMap::new(),
             comparison: None,
+            verdicts: Vec::new(),
             exposed: BTreeSet::new(),
             wild: !base.is_empty(),
         };
@@ -379,7 +416,7 @@ impl State {
     }
 
     fn forget(&mut self, symbol: Symbol) {
-        let held = |v: &Value| matches!(v, Value::Symbol(s, _) if *s == symbol);
+        let held = |v: &Value| v.symbol() == Some(symbol);
         for value in &mut self.registers {
             if held(value) {
                 *value = Value::Opaque;
@@ -389,6 +426,7 @@ impl State {
         if self.comparison.is_some_and(|c| held(&c.left) || held(&c.right)) {
             self.comparison = None;
         }
+        self.verdicts.retain(|v| !v.involves(&|value| held(&value)));
     }
 
     /// Lowest and highest value.
@@ -396,6 +434,10 @@ impl State {
         match value {
             Value::Number(n) => (n, n),
             Value::Symbol(symbol, width) => self.info(symbol).range(width),
+            Value::Signed(symbol) => match self.info(symbol).range(32) {
+                range if range.1 < NEGATIVE => range,
+                _ => (0, u64::MAX),
+            },
             _ => (0, u64::MAX),
         }
     }
@@ -407,6 +449,7 @@ impl State {
                 let info = self.info(symbol);
                 info.natural || info.range(width).1 == mask(width)
             }
+            Value::Signed(symbol) => self.info(symbol).natural || self.range(value).1 == u64::MAX,
             Value::Number(_) => false,
             _ => true,
         }
@@ -422,6 +465,11 @@ impl State {
                     origin
                 }
                 Origin::Plain => Origin::Plain,
+                _ => Origin::Computed,
+            },
+            Value::Signed(symbol) => match self.origin(self.truncate(Value::Symbol(symbol, 64), 32)) {
+                Origin::Entry(t) if t.width == 4 => Origin::Entry(TableRead { signed: true, ..t }),
+                origin if origin.may_be_base() => origin,
                 _ => Origin::Computed,
             },
             Value::Address(0) => Origin::BasePlus,
@@ -447,17 +495,21 @@ impl State {
                     Value::Symbol(symbol, width)
                 }
             }
+            Value::Signed(symbol) if width <= 32 => self.truncate(Value::Symbol(symbol, 64), width),
             _ => Value::Opaque,
         }
     }
 
     /// Takes note that a value lies between two bounds.
     pub(super) fn assume(&mut self, value: Value, range: (u64, u64)) {
-        if let Value::Symbol(symbol, width) = value {
-            let mut info = self.info(symbol);
-            info.assume(width, range);
-            self.symbols.insert(symbol, info);
-        }
+        let (symbol, width) = match value {
+            Value::Symbol(symbol, width) => (symbol, width),
+            Value::Signed(symbol) if range.1 < NEGATIVE => (symbol, 32),
+            _ => return,
+        };
+        let mut info = self.info(symbol);
+        info.assume(width, range);
+        self.symbols.insert(symbol, info);
     }
 
     /// Info of any value, as needed where it meets another one.
@@ -476,7 +528,7 @@ impl State {
         // A symbol of this block now stands for what its own place brings along this path. Other holders bring the
         // value it stood for on an earlier visit, which is the same only if its own place still holds it.
         let stale = |value: Value| match value {
-            Value::Symbol(s, _) if s.at == block => {
+            Value::Symbol(s, _) | Value::Signed(s) if s.at == block => {
                 let home = match s.role {
                     Role::Join(n) => Some(other.registers[usize::from(n) % REGISTERS]),
                     Role::JoinPlace(place) => other.places.get(&place).map(|(_, v)| *v),
@@ -487,12 +539,12 @@ impl State {
             _ => value,
         };
         let mut meeting =
-            Meeting { here: &before, there: other, widen, own, infos: BTreeMap::new(), pairs: Vec::new() };
+            Meeting { here: &before, there: other, widen, own, infos: SortedMap::new(), pairs: Vec::new() };
         for n in 0..REGISTERS {
             let symbol = Symbol { at: block, role: Role::Join(n as u8) };
             self.registers[n] = meeting.meet(self.registers[n], stale(other.registers[n]), symbol);
         }
-        let mut places = BTreeMap::new();
+        let mut places = SortedMap::new();
         let old = |place: &Place| place.base().is_some_and(|s| s.at == block && matches!(s.role, Role::Join(_)));
         for (place, (width, a)) in self.places.iter().filter(|(p, _)| !old(p)) {
             let role = Role::JoinPlace(*place);
@@ -518,11 +570,13 @@ impl State {
         }
         let mut infos = meeting.infos;
         self.places = places;
-        let of_block = |v: Value| matches!(v, Value::Symbol(s, _) if s.at == block && !matches!(s.role, Role::Result(_) | Role::Load));
+        let of_block =
+            |v: Value| v.symbol().is_some_and(|s| s.at == block && !matches!(s.role, Role::Result(_) | Role::Load));
         if self.comparison != other.comparison || self.comparison.is_some_and(|c| of_block(c.left) || of_block(c.right))
         {
             self.comparison = None;
         }
+        self.verdicts.retain(|v| other.verdicts.contains(v) && !v.involves(&of_block));
         self.exposed.extend(other.exposed.iter().copied());
         self.wild |= other.wild;
         // Symbols that are held on both paths: what is known on both.
@@ -540,23 +594,26 @@ impl State {
     /// Drops what is known of symbols that nothing holds.
     pub(super) fn collect(&mut self) {
         let held = self.held();
-        self.symbols.retain(|s, _| held.contains(s));
+        self.symbols.retain(|s, _| held.binary_search(s).is_ok());
+        self.verdicts.retain(|v| held.binary_search(&v.symbol).is_ok());
     }
 
-    fn held(&self) -> BTreeSet<Symbol> {
-        let mut held = BTreeSet::new();
+    /// Symbols that some place holds, sorted.
+    fn held(&self) -> Vec<Symbol> {
+        let mut held = Vec::with_capacity(self.symbols.keys().count());
         let mut add = |value: &Value| {
-            if let Value::Symbol(s, _) = value {
-                held.insert(*s);
-            }
+            held.extend(value.symbol());
         };
         self.registers.iter().for_each(&mut add);
         self.places.values().for_each(|(_, v)| add(v));
         self.places.keys().filter_map(|p| p.base()).for_each(|s| add(&Value::Symbol(s, 64)));
-        if let Some(c) = &self.comparison {
+        let comparisons = self.comparison.iter().chain(self.verdicts.iter().map(|v| &v.comparison));
+        for c in comparisons {
             add(&c.left);
             add(&c.right);
         }
+        held.sort_unstable();
+        held.dedup();
         held
     }
 }
@@ -567,7 +624,7 @@ struct Meeting<'a> {
     there: &'a State,
     widen: bool,
     own: &'a dyn Fn(u32) -> bool,
-    infos: BTreeMap<Symbol, Info>,
+    infos: SortedMap<Symbol, Info>,
     /// Places that hold the same value on each path go on holding the same value.
     pairs: Vec<(Value, Value, Value)>,
 }

@@ -93,10 +93,12 @@ fn flow(instruction: &Instruction) -> Flow {
         FlowControl::Next => Flow::Next,
         FlowControl::UnconditionalBranch => target.map_or(Flow::IndirectJump, Flow::Branch),
         FlowControl::ConditionalBranch => target.map_or(Flow::Next, Flow::ConditionalBranch),
-        FlowControl::Call => target.map_or(Flow::IndirectCall, Flow::Call),
         // iced counts system and hypervisor calls here; they go on with the next instruction.
-        FlowControl::IndirectCall if instruction.mnemonic() != Mnemonic::Call => Flow::Next,
-        FlowControl::IndirectCall => Flow::IndirectCall,
+        FlowControl::Call | FlowControl::IndirectCall => match (target, instruction.mnemonic()) {
+            (Some(target), _) => Flow::Call(target),
+            (None, Mnemonic::Call) => Flow::IndirectCall,
+            (None, _) => Flow::Next,
+        },
         FlowControl::IndirectBranch => Flow::IndirectJump,
         FlowControl::Return => Flow::Return,
         // `xbegin` may continue at its target; `xabort` and `xend` go on.

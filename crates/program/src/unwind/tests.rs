@@ -57,6 +57,7 @@ fn with_entries(data: &[u8], entries: &[(u32, u32, u32)]) -> Image {
         mapped,
         file_size: 0,
         sha256: [0; 32],
+        sha1: [0; 20],
         base_relocations: Vec::new(),
         pdb: None,
     }
@@ -155,7 +156,7 @@ fn itanium_landing_pads_and_types() {
     data.extend([8, 0, 8, 0x20, 1, 8, 8, 0, 0]);
     // Action: filter 1, no next; then filter 0 (clean-up).
     data.extend([1, 0]);
-    while (data.len()) % 4 != 0 {
+    while !data.len().is_multiple_of(4) {
         data.push(0);
     }
     let site = DATA + data.len() as u32;

@@ -171,7 +171,7 @@ fn unwind_info(
     graphs: &mut Graphs,
     table: &mut UnwindTable,
 ) -> Read<Info> {
-    if rva % 4 != 0 {
+    if !rva.is_multiple_of(4) {
         return Err(Damage { rva, expected: "4-byte alignment" });
     }
     let mut c = Cursor::new(image, rva)?;

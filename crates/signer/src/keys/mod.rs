@@ -2,6 +2,8 @@
 
 pub(crate) mod pem;
 pub(crate) mod pfx;
+#[cfg(feature = "pkcs11")]
+pub(crate) mod pkcs11;
 
 use crate::cert::Certificate;
 use crate::digest::DigestAlgorithm;

@@ -1,0 +1,343 @@
+//! The live commands of the Windows build.
+
+use crate::args::{ApplyArgs, Format, RollbackArgs, RunArgs, StatusArgs};
+use crate::output::{self, Exit, Stop, Terminal};
+use crate::verify::policy;
+use anyhow::{Context, Result};
+use hotgraft_engine::windows::{Access, LiveProcess, RunError, RunOptions, processes};
+use hotgraft_engine::{
+    AddressSpace, ApplyError, ApplyOptions, ImageStatus, PatchFile, RollbackOptions, State, Trust, find_base, query,
+};
+use hotgraft_signer::{TrustPolicy, UnixTime};
+use serde::Serialize;
+use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// `hotgraft.status/1`, described by docs/schemas/status.json.
+#[derive(Serialize)]
+struct StatusReport {
+    schema: &'static str,
+    /// What `--expect` found; absent without it.
+    as_expected: Option<bool>,
+    processes: Vec<ProcessReport>,
+}
+
+#[derive(Serialize)]
+struct ProcessReport {
+    pid: u32,
+    name: String,
+    /// Why it could not be read.
+    error: Option<String>,
+    images: Vec<ImageStatus>,
+}
+
+fn patch_file(path: &Path) -> Result<PatchFile> {
+    PatchFile::parse(&output::read(path)?).with_context(|| path.display().to_string())
+}
+
+fn trust<'a>(policy: Option<&'a TrustPolicy>, allow_unsigned: bool, terminal: &Terminal) -> Trust<'a> {
+    if allow_unsigned {
+        terminal.warning("--allow-unsigned: signatures are not demanded; for trials only");
+    }
+    Trust { policy, now: UnixTime::now(), allow_unsigned }
+}
+
+/// Exit code and next step of an engine's answer. What the engine decided against is a refusal; what the system did not
+/// let it do is a failure.
+fn stop(error: &ApplyError, about: &str) -> anyhow::Error {
+    let message = format!("{about}: {error}; the process is as it was");
+    match error {
+        ApplyError::Policy(_) => Stop::refused(message, "sign the patch, and name its root with --trust"),
+        ApplyError::NoBase { .. } | ApplyError::WrongBase { .. } => Stop::refused(
+            message,
+            "build the patch for the image that is loaded, or restart the program with the base image",
+        ),
+        ApplyError::Modified { .. } | ApplyError::ForeignHook { .. } => {
+            Stop::refused(message, "find out who changed the code in memory; after a restart the patch can be applied")
+        }
+        ApplyError::AlreadyApplied { .. } | ApplyError::Stale { .. } | ApplyError::MissingPredecessor { .. } => {
+            Stop::refused(
+                message,
+                "`hotgraft status` shows what is applied; build a successor with a higher --sequence",
+            )
+        }
+        ApplyError::Partial { .. } | ApplyError::NotApplied(_) | ApplyError::Irrevertible { .. } => {
+            Stop::refused(message, "`hotgraft status` shows the state of every entry")
+        }
+        ApplyError::ThreadInTheWay { .. } => Stop::failed(message, "try again, or give more time with --timeout"),
+        _ => Stop::failed(message, "rights to the process may be missing; run with those of its owner"),
+    }
+}
+
+fn open(pid: u32, purpose: Access) -> Result<LiveProcess> {
+    LiveProcess::open(pid, purpose)
+        .map_err(|e| Stop::failed(format!("process {pid}: {e}"), "`hotgraft status --all` lists processes"))
+}
+
+/// Run the command.
+pub fn apply(args: &ApplyArgs, terminal: &Terminal) -> Result<Exit> {
+    let patch = patch_file(&args.patch)?;
+    let policy = policy(&args.trust)?;
+    let options = ApplyOptions {
+        trust: trust(policy.as_ref(), args.allow_unsigned, terminal),
+        time_limit: Duration::from_millis(args.timeout),
+        ..ApplyOptions::default()
+    };
+    let mut space = open(args.pid, Access::Change)?;
+    let about = format!("process {}", args.pid);
+    let base = find_base(&space, patch.graft()).map_err(|e| stop(&e, &about))?;
+    let applied = hotgraft_engine::apply(&mut space, base, &patch, &options).map_err(|e| stop(&e, &about))?;
+    drop(space);
+    match args.format {
+        Format::Json => {
+            let value = serde_json::json!({
+                "schema": "hotgraft.apply/1",
+                "pid": args.pid,
+                "sequence": applied.sequence,
+                "base_address": applied.base_address,
+                "patch_address": applied.patch_address,
+                "entries": applied.entries,
+                "signer": applied.signer,
+                "superseded": applied.superseded,
+                "attempts": applied.attempts,
+                "pause_microseconds": applied.pause.as_micros() as u64,
+            });
+            output::write_bytes(Path::new("-"), &output::json(&value)?)?;
+        }
+        Format::Text => {
+            let mut out = format!(
+                "{about}: sequence {} applied, {} entries lead to the patch at {:#x}; threads stood still for {:.3} ms ({} attempts)\n",
+                applied.sequence,
+                applied.entries,
+                applied.patch_address,
+                applied.pause.as_secs_f64() * 1e3,
+                applied.attempts
+            );
+            if let Some(signer) = &applied.signer {
+                let _ = writeln!(out, "  signed by {signer}");
+            }
+            if let Some(before) = applied.superseded {
+                let _ = writeln!(out, "  supersedes sequence {before}");
+            }
+            output::print_text(&out)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Run the command.
+pub fn rollback(args: &RollbackArgs, _: &Terminal) -> Result<Exit> {
+    let wanted = args.patch.as_deref().map(patch_file).transpose()?;
+    let about = format!("process {}", args.pid);
+    let mut space = open(args.pid, Access::Change)?;
+    let options = RollbackOptions {
+        sequence: wanted.as_ref().map(|p| p.graft().sequence),
+        time_limit: Duration::from_millis(args.timeout),
+        ..RollbackOptions::default()
+    };
+    let bases = match &wanted {
+        Some(patch) => vec![find_base(&space, patch.graft()).map_err(|e| stop(&e, &about))?],
+        None => {
+            let images = query(&space, None).map_err(|e| stop(&e, &about))?;
+            images.iter().filter(|i| is_active(i)).map(|i| i.address).collect()
+        }
+    };
+    if bases.is_empty() {
+        return Err(stop(&ApplyError::NotApplied("no patch is active".to_owned()), &about));
+    }
+    let mut done = Vec::new();
+    for base in bases {
+        done.push(hotgraft_engine::rollback(&mut space, base, &options).map_err(|e| stop(&e, &about))?);
+    }
+    drop(space);
+    match args.format {
+        Format::Json => {
+            let list: Vec<_> = done
+                .iter()
+                .map(|r| serde_json::json!({"sequence": r.sequence, "active": r.active, "entries": r.entries, "attempts": r.attempts, "pause_microseconds": r.pause.as_micros() as u64}))
+                .collect();
+            let value = serde_json::json!({"schema": "hotgraft.rollback/1", "pid": args.pid, "rolled_back": list});
+            output::write_bytes(Path::new("-"), &output::json(&value)?)?;
+        }
+        Format::Text => {
+            let mut out = String::new();
+            for r in &done {
+                let now = r.active.map_or("the base image's own code".to_owned(), |s| format!("sequence {s}"));
+                let _ = writeln!(
+                    out,
+                    "{about}: sequence {} rolled back, {} entries; {now} is active; threads stood still for {:.3} ms",
+                    r.sequence,
+                    r.entries,
+                    r.pause.as_secs_f64() * 1e3
+                );
+            }
+            output::print_text(&out)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn is_active(image: &ImageStatus) -> bool {
+    image.patches.iter().any(|p| matches!(p.state, State::Applied | State::Partial))
+}
+
+/// Run the command.
+pub fn run(args: &RunArgs, terminal: &Terminal) -> Result<Exit> {
+    let patches = args.patch.iter().map(|p| patch_file(p)).collect::<Result<Vec<_>>>()?;
+    let policy = policy(&args.trust)?;
+    let apply =
+        ApplyOptions { trust: trust(policy.as_ref(), args.allow_unsigned, terminal), ..ApplyOptions::default() };
+    let options = RunOptions { apply, poll: Duration::from_millis(10) };
+    let (program, rest) = args.program.split_first().context("a program is needed")?;
+    let mut command = Command::new(program);
+    command.args(rest);
+    let report = hotgraft_engine::windows::run(&mut command, &patches, &options).map_err(|error| match &error {
+        RunError::Apply { index, source } => stop(source, &args.patch[*index].display().to_string()),
+        _ => anyhow::Error::new(error),
+    })?;
+    for (path, applied) in args.patch.iter().zip(&report.applied) {
+        match applied {
+            Some(a) => terminal.detail(format!("{}: sequence {} was applied", path.display(), a.sequence)),
+            None => terminal.warning(format!("{}: the image that it is for was never loaded", path.display())),
+        }
+    }
+    Ok(Exit::Code(report.exit_code.cast_unsigned()))
+}
+
+/// Run the command.
+pub fn status(args: &StatusArgs, _: &Terminal) -> Result<Exit> {
+    let all = processes().context("cannot list processes")?;
+    let wanted: Vec<_> = match args.pid {
+        Some(pid) => all.into_iter().filter(|p| p.pid == pid).collect(),
+        None => all.into_iter().filter(|p| p.pid != std::process::id() && p.pid > 4).collect(),
+    };
+    if let (Some(pid), true) = (args.pid, wanted.is_empty()) {
+        return Err(Stop::failed(format!("there is no process {pid}"), "`hotgraft status --all` lists processes"));
+    }
+    let image = args.image.as_ref().map(|p| p.file_name().unwrap_or(p.as_os_str()).to_string_lossy().into_owned());
+    let mut reports = Vec::new();
+    for process in wanted {
+        match read_status(process.pid, image.as_deref()) {
+            Ok(Some(images)) => {
+                reports.push(ProcessReport { pid: process.pid, name: process.name, error: None, images })
+            }
+            Ok(None) => {}
+            Err(error) if args.pid.is_some() => return Err(error),
+            Err(error) => {
+                // The system's own processes cannot be read by everybody; with --all they are listed as such.
+                let error = Some(error.to_string());
+                if args.all {
+                    reports.push(ProcessReport { pid: process.pid, name: process.name, error, images: Vec::new() });
+                }
+            }
+        }
+    }
+    let as_expected = args.expect.map(|wanted| {
+        let of = |images: &[ImageStatus]| {
+            let active: Vec<Option<u32>> = images.iter().map(|i| i.active).collect();
+            let clean = images.iter().all(|i| !matches!(i.state, Some(State::Partial | State::ForeignHook)));
+            clean && if wanted == 0 { active.iter().all(Option::is_none) } else { active.contains(&Some(wanted)) }
+        };
+        let read: Vec<&ProcessReport> = reports.iter().filter(|r| r.error.is_none()).collect();
+        let looked_at = read.iter().filter(|r| args.pid.is_some() || image.is_some() || !r.images.is_empty());
+        let mut looked_at = looked_at.peekable();
+        (wanted == 0 || looked_at.peek().is_some()) && looked_at.all(|r| of(&r.images))
+    });
+    let report = StatusReport { schema: "hotgraft.status/1", as_expected, processes: reports };
+    match args.format {
+        Format::Json => output::write_bytes(Path::new("-"), &output::json(&report)?)?,
+        Format::Text => output::print_text(&text(&report, args.pid.is_some()))?,
+    }
+    Ok(if as_expected == Some(false) { Exit::No } else { Exit::Done })
+}
+
+/// What memory says of one process; `None` if the wanted image is not loaded.
+fn read_status(pid: u32, image: Option<&str>) -> Result<Option<Vec<ImageStatus>>> {
+    let space = open(pid, Access::Query)?;
+    let read = |at: Option<u64>| query(&space, at).map_err(|e| anyhow::Error::new(e).context(format!("process {pid}")));
+    let images = match image {
+        None => read(None)?,
+        Some(name) => {
+            let loaded = space.images().with_context(|| format!("process {pid}"))?;
+            let mut found = Vec::new();
+            for (address, _) in loaded.iter().filter(|(_, n)| n.eq_ignore_ascii_case(name)) {
+                found.extend(read(Some(*address))?);
+            }
+            if found.is_empty() {
+                return Ok(None);
+            }
+            found
+        }
+    };
+    Ok(Some(images))
+}
+
+fn text(report: &StatusReport, one: bool) -> String {
+    let mut out = String::new();
+    for process in &report.processes {
+        if let Some(error) = &process.error {
+            let _ = writeln!(out, "process {} ({}): cannot be read: {error}", process.pid, process.name);
+            continue;
+        }
+        if process.images.is_empty() {
+            if one {
+                let _ = writeln!(out, "process {} ({}): no hotpatch in memory", process.pid, process.name);
+            }
+            continue;
+        }
+        let _ = writeln!(out, "process {} ({})", process.pid, process.name);
+        for image in &process.images {
+            let active = image.active.map_or("none".to_owned(), |s| s.to_string());
+            let pdb = image.identity.pdb.as_deref().unwrap_or("no PDB");
+            let _ = writeln!(out, "  {} at {:#x} ({pdb}): active sequence {active}", image.name, image.address);
+            for patch in &image.patches {
+                let _ = writeln!(out, "    sequence {}: {}", patch.sequence, word(patch.state));
+                let facts = [
+                    ("detail", patch.detail.clone()),
+                    ("KB", patch.kb.clone()),
+                    ("fixes", (!patch.cves.is_empty()).then(|| patch.cves.join(", "))),
+                    ("accepted", (!patch.accepted.is_empty()).then(|| patch.accepted.join(", "))),
+                    ("signer", Some(patch.signer.clone().unwrap_or_else(|| "nobody: unsigned".to_owned()))),
+                    ("sha256", Some(patch.sha256.clone())),
+                    (
+                        "rollback",
+                        Some(
+                            patch
+                                .irrevertible
+                                .clone()
+                                .map_or("possible".to_owned(), |why| format!("not possible: {why}")),
+                        ),
+                    ),
+                ];
+                for (name, value) in facts {
+                    if let Some(value) = value {
+                        let _ = writeln!(out, "      {name:<9} {value}");
+                    }
+                }
+                for e in &patch.entries {
+                    let state = format!("{:?}", e.state).to_lowercase();
+                    let _ = writeln!(out, "      entry     {} at {:#x}: {state}, bytes {}", e.name, e.address, e.seen);
+                }
+            }
+        }
+    }
+    if out.is_empty() {
+        out.push_str("no process that can be read has a hotpatch in memory\n");
+    }
+    out
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::Staged => "staged",
+        State::Applicable => "applicable",
+        State::Applied => "applied",
+        State::Partial => "partly applied",
+        State::ForeignHook => "changed by somebody else",
+        State::Reverted => "rolled back",
+        State::Superseded => "superseded",
+        State::NotApplicable => "not applicable",
+    }
+}

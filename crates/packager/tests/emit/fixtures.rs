@@ -1,0 +1,104 @@
+//! Patches of real images: every pair of testdata/fixtures that may be patched, both ways.
+
+use hotgraft_diff::{Comparison, compare};
+use hotgraft_hotpatch::{Structure, check};
+use hotgraft_packager::{Decision, Error, Options, Plan, Reach, emit, plan, verdict};
+use hotgraft_program::{PdbChoice, Program};
+use std::path::{Path, PathBuf};
+
+/// A pair that may be patched, with its plan.
+pub struct Real {
+    pub name: String,
+    pub old: Program,
+    pub new: Program,
+    pub base: Vec<u8>,
+    pub comparison: Comparison,
+    pub plan: Plan,
+    pub options: Options,
+}
+
+impl Real {
+    pub fn emit(&self, reach: Option<Reach>) -> Result<Vec<u8>, Error> {
+        let options = Options { reach, ..self.options.clone() };
+        emit::emit(&self.old, &self.new, &self.comparison, &self.plan, &options)
+    }
+}
+
+/// The pair in a folder with `old` and `new`; `None` if its images or PDBs cannot be read, or the verdict forbids it.
+pub fn pair(folder: &Path) -> Option<Real> {
+    let images: Vec<PathBuf> = std::fs::read_dir(folder.join("old")).ok()?.map(|e| e.unwrap().path()).collect();
+    let old_path = images.into_iter().find(|p| p.extension().is_some_and(|e| e == "exe" || e == "dll"))?;
+    let new_path = folder.join("new").join(old_path.file_name()?);
+    let old = Program::load(&old_path, PdbChoice::Auto).ok()?;
+    let new = Program::load(&new_path, PdbChoice::Auto).ok()?;
+    let comparison = compare(&old, &new, &hotgraft_diff::Options::default());
+    let accept = hotgraft_packager::rules::all().iter().map(|r| r.key.to_owned()).collect();
+    let options = Options { accept, cves: vec!["CVE-2026-1".into()], ..Options::default() };
+    let verdict = verdict::judge(&old, &new, &comparison, &options);
+    if !matches!(verdict.decision, Decision::Patch | Decision::Conditional) {
+        return None;
+    }
+    let plan = plan::plan(&old, &new, &comparison, &verdict, &options).expect("a plan follows from the verdict");
+    let base = std::fs::read(&old_path).unwrap();
+    let name = folder.file_name()?.to_string_lossy().into_owned();
+    Some(Real { name, old, new, base, comparison, plan, options })
+}
+
+pub fn all() -> Vec<Real> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/fixtures");
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).collect();
+    folders.sort();
+    folders.iter().filter_map(|f| pair(f)).collect()
+}
+
+#[test]
+fn every_patch_obeys_the_rules_and_fits_its_base() {
+    let pairs = all();
+    assert!(pairs.len() >= 10, "only {} pairs may be patched", pairs.len());
+    let mut windows = 0;
+    for real in &pairs {
+        let near = real.emit(Some(Reach::Near)).unwrap_or_else(|e| panic!("{}: {e}", real.name));
+        assert_eq!(check::check_against(&near, &real.base), [], "{}", real.name);
+        assert_eq!(near, real.emit(Some(Reach::Near)).unwrap(), "{}: same input, same bytes", real.name);
+        let default = real.emit(None).unwrap();
+        match real.emit(Some(Reach::Any)) {
+            Ok(any) => {
+                assert_eq!(check::check_against(&any, &real.base), [], "{}", real.name);
+                assert_eq!(hotgraft_hotpatch::read(&any).unwrap().structure(), Structure::Windows);
+                assert_eq!(default, any, "{}: slots wherever they are proven", real.name);
+                windows += 1;
+            }
+            Err(Error::Refused { .. }) => assert_eq!(default, near, "{}", real.name),
+            Err(error) => panic!("{}: {error}", real.name),
+        }
+    }
+    assert!(windows * 2 > pairs.len(), "only {windows} of {} patches reach the base through slots", pairs.len());
+}
+
+#[test]
+fn every_planned_function_and_unwind_entry_is_in_the_patch() {
+    for real in all() {
+        let file = real.emit(Some(Reach::Near)).unwrap();
+        let graft = hotgraft_hotpatch::read(&file).unwrap().graft.unwrap();
+        assert_eq!(graft.functions.len(), real.plan.functions.len(), "{}", real.name);
+        let lifted = Program::from_bytes("patch.dll", &file, None).expect("the patch is an image like any other");
+        let entries: usize = real.plan.functions.iter().map(|f| real.new.functions[f.new.index()].unwind.len()).sum();
+        assert_eq!(lifted.unwind.len(), entries, "{}", real.name);
+        for planned in &real.plan.functions {
+            let new = &real.new.functions[planned.new.index()];
+            let own = graft
+                .functions
+                .iter()
+                .find(|g| g.name == hotgraft_diff::comparison::function_label(&real.new, planned.new));
+            let own = own.unwrap_or_else(|| panic!("{}: a planned function is missing", real.name));
+            for &index in &new.unwind {
+                let theirs = &real.new.unwind[index as usize];
+                if theirs.begin == new.rva() {
+                    let ours =
+                        lifted.unwind.iter().find(|u| u.begin == own.patch_rva).expect("unwind data of the entry");
+                    assert_eq!(ours.end - ours.begin, theirs.end - theirs.begin);
+                }
+            }
+        }
+    }
+}

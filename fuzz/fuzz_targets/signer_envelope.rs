@@ -1,0 +1,4 @@
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    hotgraft_signer::fuzz::envelope(bytes);
+});
