@@ -2,7 +2,7 @@
 //!
 //! Needs the mingw compiler, Wine and the Rust target x86_64-pc-windows-gnu. Where one is missing, the tests fail.
 #![cfg(unix)]
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "figures")]
 
 mod support;
 
@@ -17,6 +17,7 @@ use object::read::pe::PeFile64;
 use support::*;
 
 const WINE: &str = "/usr/lib/wine/wine64";
+const SERVER: &str = "/usr/lib/wine/wineserver64";
 const COMPILER: &str = "x86_64-w64-mingw32-gcc";
 const TARGET: &str = "x86_64-pc-windows-gnu";
 
@@ -67,6 +68,9 @@ impl Lab {
         let built = temporary.parent().unwrap().join(TARGET).join("debug/examples/live.exe");
         fs::copy(built, folder.join("live.exe")).unwrap();
         let lab = Lab { folder, prefix: temporary.join("wine") };
+        // Else each test waits for the server to start and to stop.
+        fs::create_dir_all(&lab.prefix).unwrap();
+        let _ = Command::new(SERVER).arg("-p30").env("WINEPREFIX", &lab.prefix).status();
         lab.patches();
         Some(lab)
     }
@@ -89,7 +93,10 @@ impl Lab {
 
     fn wine(&self, program: &str) -> Command {
         let mut command = Command::new(WINE);
-        command.env("WINEPREFIX", &self.prefix).env("WINEDEBUG", "-all").env("WINEDLLOVERRIDES", "mscoree,mshtml=");
+        command
+            .env("WINEPREFIX", &self.prefix)
+            .env("WINEDEBUG", "-all")
+            .env("WINEDLLOVERRIDES", "mscoree,mshtml,winedbg.exe=");
         command.current_dir(&self.folder).arg(program);
         command
     }
