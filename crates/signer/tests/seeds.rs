@@ -78,7 +78,8 @@ fn every_target_has_seeds_that_are_read() {
         Certificate::from_der(&leaf.der).unwrap();
         seeds.put("signer_certificate", &leaf.der);
         seeds.put("signer_certificate", chain.as_bytes());
-        let list = leaf.crl("261101000000Z", "271101000000Z", &[(7, "261001000000Z", Some(1)), (8, "261001000000Z", None)]);
+        let list =
+            leaf.crl("261101000000Z", "271101000000Z", &[(7, "261001000000Z", Some(1)), (8, "261001000000Z", None)]);
         RevocationList::from_bytes(&list).unwrap();
         seeds.put("signer_revocation_list", &list);
         seeds.put("signer_revocation_list", common::der::pem("X509 CRL", &list).as_bytes());
@@ -90,7 +91,10 @@ fn every_target_has_seeds_that_are_read() {
             let (key, chain, out) = (path("key.pem"), path("chain.pem"), path("key.pfx"));
             let files = ["-inkey", text(&key), "-in", text(&chain), "-out", text(&out)];
             // Few rounds: deriving a key is not what is fuzzed.
-            must("openssl", &[&["pkcs12", "-export", "-iter", "1", "-passout", "pass:pw"], &files[..], scheme].concat());
+            must(
+                "openssl",
+                &[&["pkcs12", "-export", "-iter", "1", "-passout", "pass:pw"], &files[..], scheme].concat(),
+            );
             let pfx = std::fs::read(out).unwrap();
             assert!(fuzz::pfx(&pfx).is_none());
             seeds.put("signer_pfx", &pfx);
