@@ -3,7 +3,7 @@
 use crate::data::{first_difference, held_address};
 use crate::reencoded;
 use crate::walk::{Context, Found};
-use hotgraft_program::{CodeRange, Form, FunctionId, HandlerData, Program, SpanKind, UnwindInfo};
+use hotgraft_program::{CodeRange, FunctionId, HandlerData, Program, SpanKind, UnwindInfo};
 
 /// Compare the code at `va` in patched memory with a range of a new function.
 pub(crate) fn compare(context: &Context<'_>, va: u64, id: FunctionId, number: u16) -> Found {
@@ -167,11 +167,7 @@ impl Unwind<'_, '_> {
                 }
                 continue;
             }
-            // Handlers are reached through a thunk of the patch, because their RVA must lie in the image that names them.
-            let direct = context.relate(held, reference.target, reference.form, &mut Found::default());
-            let held = if direct.is_ok() { held } else { context.world.follow_thunk(held) };
-            // What the unwinder calls is not a function's identity.
-            context.relate(held, reference.target, Form::Branch, found).map_err(said)?;
+            context.relate_called(held, reference.target, reference.form, found).map_err(said)?;
         }
         Ok(())
     }

@@ -30,6 +30,14 @@ pub static RULES: &[Rule] = &[
         rows: &["C24", "C25", "E9"],
     },
     Rule {
+        key: "code.funclet.unused",
+        outcomes: &[Outcome::Harmless],
+        head: None,
+        why: "The compiler left this part of a function behind: neither unwind data nor anything else leads to it, in both images.",
+        todo: "",
+        rows: &["C22"],
+    },
+    Rule {
         key: "code.function.added",
         outcomes: &[Outcome::Patch],
         head: None,
