@@ -35,6 +35,12 @@ impl Wine {
             command::finish(&mut first)?;
             wine.server("--wait")?;
         }
+        // The server first, with nothing of ours to write to: started by a program that is run for its output, it would keep
+        // that program's pipe open for as long as it lives.
+        let mut server = Command::new(tools::WINE_SERVER);
+        server.arg("--persistent").env("WINEPREFIX", &wine.prefix).env("WINEDEBUG", "-all");
+        server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        server.status().context("cannot start Wine's server")?;
         let mut resident = wine.command(Path::new("/"), "cmd.exe");
         resident.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         wine.resident = Some(resident.spawn().context("cannot start Wine")?);

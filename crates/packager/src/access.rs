@@ -1,7 +1,8 @@
 //! How an instruction uses the address it holds. The only module of the verdict that knows an instruction set.
 
-use hotgraft_program::{Architecture, Program};
-use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use hotgraft_program::{Architecture, FunctionId, Program};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use rustc_hash::FxHashMap;
 
 /// What is done with an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,33 +15,35 @@ pub enum Access {
     Unknown,
 }
 
-/// How the instruction of `program` whose field lies at `site` uses its address.
-pub fn access(program: &Program, site: u32) -> Access {
+/// How each instruction of a function uses the address it holds, by the RVA of the field; what is not in the map is
+/// [`Access::Unknown`].
+pub fn accesses(program: &Program, id: FunctionId) -> FxHashMap<u32, Access> {
+    let mut out = FxHashMap::default();
     if program.image.architecture != Architecture::X64 {
-        return Access::Unknown;
+        return out;
     }
-    let Some((id, n)) = program.function_at(site) else { return Access::Unknown };
-    let range = program.functions[id.index()].ranges[n as usize];
-    let Some(bytes) = program.image.bytes(range.rva, range.size as usize) else { return Access::Unknown };
-    // Instructions have no marks in the byte stream, so decode from the start of the range.
-    let mut decoder = Decoder::with_ip(64, bytes, u64::from(range.rva), DecoderOptions::NONE);
-    for instruction in &mut decoder {
-        let end = instruction.next_ip();
-        if end <= u64::from(site) {
-            continue;
-        }
-        if instruction.is_invalid() || instruction.ip() > u64::from(site) {
-            return Access::Unknown;
-        }
-        return match instruction.mnemonic() {
-            Mnemonic::Lea => Access::Address,
-            _ if instruction.is_ip_rel_memory_operand() => Access::Direct,
-            _ if instruction.is_call_near() || instruction.is_jmp_near() || instruction.is_jmp_short() => {
-                Access::Direct
+    for range in &program.functions[id.index()].ranges {
+        let Some(bytes) = program.image.bytes(range.rva, range.size as usize) else { continue };
+        let mut references = program.references_in(range.rva, range.end()).iter().peekable();
+        // Instructions have no marks in the byte stream, so decode from the start of the range.
+        for instruction in Decoder::with_ip(64, bytes, u64::from(range.rva), DecoderOptions::NONE) {
+            let end = instruction.next_ip() as u32;
+            while let Some(r) = references.next_if(|r| r.site < end) {
+                if u64::from(r.site) > instruction.ip() && !instruction.is_invalid() {
+                    out.insert(r.site, of(&instruction));
+                }
             }
-            _ if instruction.is_jcc_near() || instruction.is_jcc_short() => Access::Direct,
-            _ => Access::Unknown,
-        };
+        }
     }
-    Access::Unknown
+    out
+}
+
+fn of(instruction: &Instruction) -> Access {
+    match instruction.mnemonic() {
+        Mnemonic::Lea => Access::Address,
+        _ if instruction.is_ip_rel_memory_operand() => Access::Direct,
+        _ if instruction.is_call_near() || instruction.is_jmp_near() || instruction.is_jmp_short() => Access::Direct,
+        _ if instruction.is_jcc_near() || instruction.is_jcc_short() => Access::Direct,
+        _ => Access::Unknown,
+    }
 }

@@ -1,7 +1,7 @@
 //! From a plan to the bytes of a hotpatch image.
 //!
 //! Steps, each in a module of its own: [`pieces`] takes code and data over from the new image and turns every address
-//! in them into a [`Field`](pieces::Field); [`unwind`] adds unwind data; [`layout`] gives everything a position;
+//! in them into a `pieces::Field`; [`unwind`] adds unwind data; [`layout`] gives everything a position;
 //! [`fields`] writes each field for that position; [`tables`] and [`guard`] say what the base must do and be; [`pe`] is
 //! the file around it all.
 //!

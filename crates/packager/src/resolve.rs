@@ -8,7 +8,7 @@
 //! two an address stands for. Such an address is accepted only where both readings give the same place after
 //! patching, or where the code cannot mean the other one.
 
-use crate::access::{Access, access};
+use crate::access::{Access, accesses};
 use crate::closure::{Closure, Place};
 use crate::context::{Context, finding, object_label};
 use crate::plan::{Destination, PlannedReference};
@@ -16,6 +16,7 @@ use crate::uses::{Use, User};
 use crate::verdict::{Finding, Outcome};
 use hotgraft_diff::comparison::{Match, Rung};
 use hotgraft_program::{Entity, Extent, Form, FunctionId, Object, ObjectId, ObjectKind, RangeKind, Reference, Target};
+use rustc_hash::FxHashMap;
 
 /// A `Referrer` match below this score is not evidence enough for a variable or a changed function.
 pub const REFERRER_SCORE: f32 = 0.9;
@@ -50,12 +51,14 @@ pub struct Resolver<'a, 'c> {
     ctx: &'a Context<'c>,
     closure: &'a Closure,
     out: Resolved,
+    /// How the function at hand uses its addresses.
+    accesses: FxHashMap<u32, Access>,
 }
 
 impl<'a, 'c> Resolver<'a, 'c> {
     /// A resolver for the closure as it stands.
     pub fn new(ctx: &'a Context<'c>, closure: &'a Closure) -> Self {
-        Self { ctx, closure, out: Resolved::default() }
+        Self { ctx, closure, out: Resolved::default(), accesses: FxHashMap::default() }
     }
 
     /// Resolves everything.
@@ -63,6 +66,7 @@ impl<'a, 'c> Resolver<'a, 'c> {
         let ctx = self.ctx;
         for &id in self.closure.functions.keys() {
             let f = &ctx.new.functions[id.index()];
+            self.accesses = accesses(ctx.new, id);
             for range in &f.ranges {
                 for r in ctx.new.references_in(range.rva, range.end()) {
                     self.one(r, User::Function(id), id, false);
@@ -296,7 +300,10 @@ impl<'a, 'c> Resolver<'a, 'c> {
         let (addend, size) = (r.target.addend, i64::from(object.size));
         let mut out = Vec::new();
         // What is read or written lies where its address says.
-        if matches!(user, User::Function(_)) && access(new, r.site) == Access::Direct && (0..size).contains(&addend) {
+        if matches!(user, User::Function(_))
+            && self.accesses.get(&r.site) == Some(&Access::Direct)
+            && (0..size).contains(&addend)
+        {
             return out;
         }
         let ends = |id: ObjectId| has_an_end(new.objects[id.index()].kind);

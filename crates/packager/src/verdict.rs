@@ -57,7 +57,7 @@ pub struct Finding {
     pub covers: Vec<Difference>,
 }
 
-/// One difference of a [`Comparison`](hotgraft_diff::comparison::Comparison), by its position there.
+/// One difference of a [`Comparison`], by its position there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Difference {
@@ -115,12 +115,14 @@ pub fn judge(old: &Program, new: &Program, cmp: &Comparison, options: &Options) 
 pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     let mut findings = Vec::new();
     findings.extend(rules::identity::same_thing(ctx));
+    findings.extend(rules::identity::supported(ctx));
+    findings.extend(rules::identity::incremental(ctx));
     findings.extend(rules::identity::pdb_missing(ctx));
     findings.extend(rules::identity::same_build(ctx));
     findings.extend(rules::functions::pairs(ctx, closure));
     findings.extend(rules::functions::included(ctx, closure));
     findings.extend(rules::functions::unmovable(ctx, closure));
-    findings.extend(rules::functions::folded(ctx, closure));
+    findings.extend(rules::folds::diverged(ctx, closure));
     findings.extend(rules::functions::contracts(ctx, closure));
     findings.extend(rules::functions::drifts(ctx, closure));
     findings.extend(rules::functions::sites(ctx, closure));

@@ -34,6 +34,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .filter_map(|r| u32::try_from(image.u64(*r)?.checked_sub(image.image_base)?).ok())
             .collect();
         pointers.sort_unstable();
+        // What the compiler says of its jump tables: (jump, table, entries).
+        let pdb_path = Path::new(&path).with_extension("pdb");
+        let mut told = BTreeMap::new();
+        if program.has_pdb && pdb_path.is_file() {
+            let pdb = hotgraft_program::pdb::read(&path, &std::fs::read(pdb_path)?, image)?;
+            told.extend(pdb.switch_tables.iter().map(|s| ((s.jump, s.table), s.entries)));
+        }
+        let (mut agreed, mut differing) = (0, 0);
         let mut jumps = 0;
         let (mut tabled, mut proven, mut tails, mut offsets, mut displacements) = (0, 0, 0, 0, 0);
         let mut spans = BTreeMap::<String, u64>::new();
@@ -46,6 +54,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     jumps += usize::from(decoded.is_some_and(|d| d.flow == Flow::IndirectJump));
                 }
                 tabled += facts.jump_tables.len();
+                for table in &facts.jump_tables {
+                    match told.remove(&(table.jump, table.table)) {
+                        Some(entries) if entries == table.entries => agreed += 1,
+                        entries => {
+                            differing += 1;
+                            if show {
+                                println!("{table:?}, told {entries:?}");
+                            }
+                        }
+                    }
+                }
                 proven += facts.jump_tables.iter().filter(|t| t.bound_proven).count();
                 tails += facts.indirect_tail_jumps.len();
                 offsets += facts.offset_tables.len();
@@ -93,9 +112,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!(
             "{path}: {} functions, {jumps} indirect jumps: {tabled} tables ({proven} proven), {tails} tail calls, {} \
              unresolved; {offsets} offset tables, {displacements} displacements; bytes {spans:?}; problems {problems:?}; \
-             handlers {handlers:?}",
+             handlers {handlers:?}; told tables: {agreed} agree, {differing} differ, {} not found",
             program.functions.len(),
             jumps - tabled - tails,
+            told.len(),
         );
     }
     Ok(())

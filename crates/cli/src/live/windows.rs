@@ -191,7 +191,9 @@ pub fn run(args: &RunArgs, terminal: &Terminal) -> Result<Exit> {
         ApplyOptions { trust: trust(policy.as_ref(), args.allow_unsigned, terminal), ..ApplyOptions::default() };
     let options = RunOptions { apply, poll: Duration::from_millis(10) };
     let (program, rest) = args.program.split_first().context("a program is needed")?;
-    let mut command = Command::new(program);
+    // A bare name means the file in this folder first, as a shell here would read it.
+    let here = std::env::current_dir().context("there is no current folder")?.join(program);
+    let mut command = if here.is_file() { Command::new(here) } else { Command::new(program) };
     command.args(rest);
     let report = hotgraft_engine::windows::run(&mut command, &patches, &options).map_err(|error| match &error {
         RunError::Apply { index, source } => stop(source, &args.patch[*index].display().to_string()),

@@ -70,13 +70,16 @@ pub enum RunError {
 /// The program is started suspended and its entry point replaced by a jump to itself, so that the loader does its work
 /// and the program's own code does not begin. Then the patches are applied whose images are loaded by now, the entry
 /// point is restored, and the program begins. It never runs under a debugger, which would change its heap and what it is
-/// told. What has run by then: TLS callbacks and the DllMain of DLLs that the program is linked with.
+/// told. What has run by then: TLS callbacks and the DllMain of DLLs that the program is linked with, and of patched DLLs that
+/// lie beside the program, which are loaded at this moment. Other DLLs are patched soon after they appear.
 pub fn run(command: &mut Command, patches: &[PatchFile], options: &RunOptions<'_>) -> Result<RunReport, RunError> {
     let program = command.get_program().to_string_lossy().into_owned();
     sys::leave_interrupts_to_child();
     let mut child = command.creation_flags(SUSPENDED).spawn().map_err(|source| RunError::Start { program, source })?;
     let mut applied: Vec<Option<Applied>> = vec![None; patches.len()];
-    let result = start(child.id(), patches, options, &mut applied);
+    let folder =
+        std::path::Path::new(command.get_program()).parent().map(std::path::Path::to_owned).unwrap_or_default();
+    let result = start(child.id(), &folder, patches, options, &mut applied);
     if let Err(error) = result {
         let _ = child.kill();
         let _ = child.wait();
@@ -103,6 +106,7 @@ fn write_code(space: &mut LiveProcess, address: u64, bytes: &[u8]) -> Result<(),
 
 fn start(
     pid: u32,
+    folder: &std::path::Path,
     patches: &[PatchFile],
     options: &RunOptions<'_>,
     applied: &mut [Option<Applied>],
@@ -135,6 +139,14 @@ fn start(
     write_code(&mut space, entry, &original)?;
     for (index, patch) in patches.iter().enumerate() {
         apply_if_loaded(&mut space, index, patch, options, applied)?;
+        // A DLL beside the program that it loads by itself later would run unpatched until it is noticed. It is loaded now;
+        // the program's own call then only counts one more user of it.
+        let dll = &patch.graft().base.file_name;
+        if applied[index].is_none() && folder.join(dll).is_file() {
+            // No DLL has this export: the call is for the loading alone.
+            let _ = space.import(dll, "?hotgraft_loads_it@@");
+            apply_if_loaded(&mut space, index, patch, options, applied)?;
+        }
     }
     drop(space);
     sys::resume_thread(&main)?;

@@ -5,8 +5,7 @@ use crate::context::{Context, finding};
 use crate::rules::explain;
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{Change, FunctionPair, Status, function_label};
-use hotgraft_program::{Entity, EntryKind, FunctionId, HandlerData, Linkage};
-use std::collections::BTreeMap;
+use hotgraft_program::{Entity, EntryKind, FunctionId, HandlerData};
 
 /// A finding for every function pair that is not identical.
 pub fn pairs(ctx: &Context, closure: &Closure) -> Vec<Finding> {
@@ -211,77 +210,6 @@ fn problem_key(key: &'static str) -> &'static str {
     }
 }
 
-/// Entries that folding makes mean several functions, of which only some change.
-pub fn folded(ctx: &Context, closure: &Closure) -> Vec<Finding> {
-    let mut by_name: BTreeMap<&str, FunctionId> = BTreeMap::new();
-    for (i, f) in ctx.new.functions.iter().enumerate() {
-        for name in names(f) {
-            by_name.entry(name).or_insert(FunctionId::from(i));
-        }
-    }
-    let mut by_old_name: BTreeMap<&str, FunctionId> = BTreeMap::new();
-    for (i, f) in ctx.old.functions.iter().enumerate().filter(|(_, f)| !f.aliases.is_empty()) {
-        for name in names(f) {
-            by_old_name.entry(name).or_insert(FunctionId::from(i));
-        }
-    }
-    let mut out = Vec::new();
-    for &new in closure.functions.keys() {
-        let (pair, about) = ctx.function_pair(new);
-        let Some(old) = ctx.counterpart(new) else {
-            // One of several names of an old entry now has code of its own, and the others keep theirs.
-            let f = &ctx.new.functions[new.index()];
-            if let Some(&shared) = names(f).find_map(|name| by_old_name.get(name))
-                && ctx.cmp.new_function(shared).is_some()
-            {
-                let text = format!(
-                    "It had the same entry as {}.",
-                    ctx.function_subject(Some(shared), ctx.cmp.new_function(shared))
-                );
-                let subject = ctx.function_subject(None, Some(new));
-                out.push(finding(
-                    "code.fold.diverged",
-                    Outcome::Refuse,
-                    Some(about),
-                    subject,
-                    &text,
-                    ctx.function_source(None, Some(new)),
-                ));
-            }
-            continue;
-        };
-        let f = &ctx.old.functions[old.index()];
-        if f.aliases.is_empty() {
-            continue;
-        }
-        for name in names(f) {
-            let Some(&other) = by_name.get(name) else { continue };
-            if other != new {
-                let text = format!(
-                    "{name} had the same entry and is now {}.",
-                    ctx.function_subject(ctx.function_pair(other).0.old, Some(other))
-                );
-                let subject = ctx.function_subject(Some(old), Some(new));
-                out.push(finding(
-                    "code.fold.diverged",
-                    Outcome::Refuse,
-                    Some(about),
-                    subject,
-                    &text,
-                    ctx.function_source(pair.old, pair.new),
-                ));
-            }
-        }
-    }
-    out
-}
-
-fn names(f: &hotgraft_program::Function) -> impl Iterator<Item = &str> {
-    // Decorated names are unique in an image; plain ones of static functions are not.
-    let own = f.decorated.as_deref().or(if f.linkage == Linkage::Global { f.name.as_deref() } else { None });
-    own.into_iter().chain(f.aliases.iter().map(String::as_str))
-}
-
 /// A calling contract that changed and is kept inside of the patch.
 pub fn contracts(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     let mut out = Vec::new();
@@ -334,6 +262,9 @@ pub fn site(ctx: &Context, old: FunctionId) -> Option<(u32, u32)> {
     }
 }
 
+/// Bytes of a cache line: the least that any x64 or ARM64 machine has.
+const CACHE_LINE: u32 = 64;
+
 /// Places where redirects would be written.
 pub fn sites(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     let mut out = Vec::new();
@@ -361,6 +292,11 @@ pub fn sites(ctx: &Context, closure: &Closure) -> Vec<Finding> {
             refuse("entry.site.overlap", format!("The other one is {}.", function_label(ctx.old, other)));
         }
         last = Some((end, old));
+        if ctx.old.functions[old.index()].entry_kind == EntryKind::PaddedShortJump
+            && entry % CACHE_LINE == CACHE_LINE - 1
+        {
+            refuse("entry.site.split", format!("The entry {entry:#x} is the last byte of its line."));
+        }
         let relocated = ctx.old.image.base_relocations.iter().find(|&&r| r < end && r.saturating_add(8) > start);
         if let Some(r) = relocated {
             refuse("entry.site.relocated", format!("A base relocation lies at {r:#x}."));

@@ -48,6 +48,40 @@ fn source_files(program: &Program) -> BTreeSet<String> {
         .collect()
 }
 
+/// IMAGE_SUBSYSTEM_NATIVE: drivers, and programs that run before the Windows API is there.
+const NATIVE: u16 = 1;
+
+/// Images whose code runs while a patch is applied.
+const OWN_PATH: [&str; 4] = ["ntdll", "wow64", "wow64cpu", "win32u"];
+
+/// The base must be an image that can be patched from outside.
+pub fn supported(ctx: &Context) -> Option<Finding> {
+    let image = &ctx.old.image;
+    let name = image.pdb.as_ref().map_or(image.path.as_str(), |p| p.path.as_str());
+    let stem = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let stem = stem.rsplit_once('.').map_or(stem, |(stem, _)| stem).to_ascii_lowercase();
+    let text = if image.subsystem == NATIVE {
+        "It runs in the kernel or without the Windows API."
+    } else if OWN_PATH.contains(&stem.as_str()) {
+        "Loading the patch and writing the redirects runs its code."
+    } else {
+        return None;
+    };
+    Some(finding("identity.image.unsupported", Outcome::Refuse, None, image.path.clone(), text, None))
+}
+
+/// Incremental links route calls through thunks.
+pub fn incremental(ctx: &Context) -> Vec<Finding> {
+    [ctx.old, ctx.new]
+        .iter()
+        .filter(|p| p.image.sections.iter().any(|s| s.name == ".textbss"))
+        .map(|p| {
+            let text = "It has the section .textbss.";
+            finding("image.link.incremental", Outcome::Refuse, None, p.image.path.clone(), text, None)
+        })
+        .collect()
+}
+
 /// Both PDBs are needed unless the caller says otherwise.
 pub fn pdb_missing(ctx: &Context) -> Vec<Finding> {
     if ctx.options.allow_without_pdb {

@@ -4,6 +4,7 @@
 //! rules themselves, a module per family; each takes the [`Context`](crate::context::Context) and the
 //! [`Closure`](crate::closure::Closure) and returns findings.
 
+pub mod folds;
 pub mod functions;
 pub mod identity;
 pub mod image;

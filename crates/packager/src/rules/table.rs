@@ -35,7 +35,7 @@ pub static RULES: &[Rule] = &[
         head: None,
         why: "A function of the patch needs it and the base has not got it.",
         todo: "",
-        rows: &["C11", "C20", "I17"],
+        rows: &["C11", "C20", "I17", "T6"],
     },
     Rule {
         key: "code.function.added_unreachable",
@@ -91,7 +91,7 @@ pub static RULES: &[Rule] = &[
         head: Some(Head::Identity),
         why: "It is not certain which thing of the base is meant.",
         todo: "Provide both PDBs, and give static functions and variables of one name distinct names.",
-        rows: &["C18", "C19", "C23"],
+        rows: &["C18", "C19", "C23", "D19"],
     },
     Rule {
         key: "code.reference.ambiguous",
@@ -318,6 +318,14 @@ pub static RULES: &[Rule] = &[
         rows: &["E12", "I32"],
     },
     Rule {
+        key: "entry.site.split",
+        outcomes: &[Outcome::Refuse],
+        head: Some(Head::EntrySite),
+        why: "The two bytes of the short jump lie in two cache lines and cannot be written at once.",
+        todo: "Build the baseline with functions aligned to 2 bytes or more.",
+        rows: &["E4"],
+    },
+    Rule {
         key: "identity.build.changed",
         outcomes: &[Outcome::Refuse],
         head: Some(Head::Identity),
@@ -340,6 +348,14 @@ pub static RULES: &[Rule] = &[
         why: "The two images are not two builds of the same thing.",
         todo: "Give the old and the new build of one image, with their own PDBs.",
         rows: &["I1", "I28", "C34"],
+    },
+    Rule {
+        key: "identity.image.unsupported",
+        outcomes: &[Outcome::Refuse],
+        head: Some(Head::Identity),
+        why: "The code that applies patches depends on this image itself, or cannot reach it.",
+        todo: "Deliver the fix with a restart.",
+        rows: &["E15", "I30"],
     },
     Rule {
         key: "identity.pdb.missing",
@@ -444,6 +460,14 @@ pub static RULES: &[Rule] = &[
         why: "Initialisers have run already; a new or changed one would never run.",
         todo: "Initialise on first use, or deliver the fix with a restart.",
         rows: &["D7", "D30", "I27"],
+    },
+    Rule {
+        key: "image.link.incremental",
+        outcomes: &[Outcome::Refuse],
+        head: Some(Head::Identity),
+        why: "An incremental link reaches functions through thunks that later links move.",
+        todo: "Link both images without /INCREMENTAL.",
+        rows: &["C27"],
     },
     Rule {
         key: "image.load_config.changed",

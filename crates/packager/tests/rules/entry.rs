@@ -72,6 +72,16 @@ cases! {
             pair(&side(1), &side(2)).spares(KEY, Decision::Patch);
         }
     }
+    entry_site_split = "entry.site.split" {
+        trips {
+            let shift = |body| Side { shift: 0x2F, ..simple(body) };
+            pair(&shift(1), &shift(2)).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            let shift = |body| Side { shift: 0x2E, ..simple(body) };
+            pair(&shift(1), &shift(2)).spares(KEY, Decision::Patch);
+        }
+    }
     entry_site_relocated = "entry.site.relocated" {
         trips {
             let mut old = simple(1);

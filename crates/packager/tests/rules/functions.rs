@@ -268,12 +268,26 @@ cases! {
             let mut new = simple(2);
             new.function("g", 1);
             pair(&old, &new).trips(KEY, Outcome::Refuse);
+            // The name that got the fix is known by its export alone, and nothing else differs.
+            let mut new = simple(1);
+            new.function("g", 2).with(|f| f.evidence |= Evidence::EXPORT);
+            pair(&old, &new).trips(KEY, Outcome::Refuse);
+            // The other way: two become one by the fix, and one of them was exported.
+            let mut old = simple(1);
+            old.function("g", 1).with(|f| f.evidence |= Evidence::EXPORT);
+            let mut new = simple(2);
+            new.f("f").with(|f| f.aliases.push("g".into()));
+            pair(&old, &new).trips(KEY, Outcome::Refuse);
         }
         spares {
             let (mut old, mut new) = (simple(1), simple(2));
             old.f("f").with(|f| f.aliases.push("g".into()));
             new.f("f").with(|f| f.aliases.push("g".into()));
             pair(&old, &new).spares(KEY, Decision::Patch);
+            // The linker folds no more, and the code is equal.
+            let mut new = simple(1);
+            new.function("g", 1).with(|f| f.evidence |= Evidence::EXPORT);
+            pair(&old, &new).spares(KEY, Decision::Nothing);
         }
     }
     code_signature_changed = "code.signature.changed" {

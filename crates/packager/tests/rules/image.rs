@@ -222,6 +222,29 @@ cases! {
             pair(&simple(1), &new).spares(KEY, Decision::Patch);
         }
     }
+    identity_image_unsupported = "identity.image.unsupported" {
+        trips {
+            let mut old = simple(1);
+            old.edit.push(|p| p.image.subsystem = 1);
+            pair(&old, &simple(2)).trips(KEY, Outcome::Refuse);
+            let mut old = simple(1);
+            old.edit.push(|p| p.image.path = "C:\\Windows\\ntdll.dll".into());
+            pair(&old, &simple(2)).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            let mut old = simple(1);
+            old.edit.push(|p| p.image.path = "myntdll.dll".into());
+            pair(&old, &simple(2)).spares(KEY, Decision::Patch);
+        }
+    }
+    image_link_incremental = "image.link.incremental" {
+        trips {
+            let mut old = simple(1);
+            old.edit.push(|p| p.image.sections[3].name = ".textbss".into());
+            pair(&old, &simple(2)).trips(KEY, Outcome::Refuse);
+        }
+        spares { pair(&simple(1), &simple(2)).spares(KEY, Decision::Patch); }
+    }
     identity_build_changed = "identity.build.changed" {
         trips {
             let side = |body| { let mut s = simple(1); for i in 0..40 { s.function(&format!("f{i}"), body); } s };

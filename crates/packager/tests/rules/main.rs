@@ -42,6 +42,28 @@ fn every_rule_has_two_tests() {
     }
 }
 
+/// `docs/rules.md` is made from the table; `UPDATE=1` writes it anew.
+#[test]
+fn the_page_of_rules_is_current() {
+    use std::fmt::Write as _;
+    let mut page = String::from(
+        "# The rules\n\nWhat each kind of difference means for a process that runs. `patch`: the patch carries it. \
+         `condition`: it does if the\nkey is accepted by name (`--accept`). `refuse`: no patch is made. `harmless`: nothing \
+         needs to be done.\nMade from `crates/packager/src/rules/table.rs`.\n\n| key | says | heading | why | what to do \
+         |\n|---|---|---|---|---|\n",
+    );
+    for rule in hotgraft_packager::rules::all() {
+        let says: Vec<String> = rule.outcomes.iter().map(|o| format!("{o:?}").to_lowercase()).collect();
+        let head = rule.head.map_or("", |h| h.title());
+        writeln!(page, "| `{}` | {} | {head} | {} | {} |", rule.key, says.join(", "), rule.why, rule.todo).unwrap();
+    }
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/rules.md");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&file, &page).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap_or_default(), page, "run with UPDATE=1");
+}
+
 #[test]
 fn the_table_is_sorted_and_explains_itself() {
     let rules = hotgraft_packager::rules::all();

@@ -3,7 +3,7 @@
 use super::descent::Descent;
 use super::flow::{self, Findings, Roots};
 use super::{CodeFacts, CodeSpan, CodeSpanKind, Flow, RawJumpTable, RawOffsetTable, RawReference, filler_length};
-use crate::function::{CodeRange, Problem};
+use crate::function::{CodeRange, Problem, RangeKind};
 use crate::image::Image;
 use crate::reference::Form;
 use std::collections::BTreeSet;
@@ -14,8 +14,8 @@ const MAX_ROUNDS: usize = 48;
 /// What is known outside of the function.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Context<'a> {
-    /// Places inside of the function that control reaches through unwind data or otherwise without a branch, sorted or
-    /// not; those outside of the ranges are ignored.
+    /// Places inside of the function that control reaches from its calls through unwind data, in any order; those outside
+    /// of the ranges and at the start of a function or funclet are ignored.
     pub landing_pads: &'a [u32],
     /// Addresses that something else refers to, sorted: where a table without a proven bound must end.
     pub boundaries: &'a [u32],
@@ -47,8 +47,11 @@ pub fn analyse_function(image: &Image, ranges: &[CodeRange], context: &Context<'
     let mut weak: Vec<u32> = ranges[1..].iter().map(|r| r.rva).collect();
     let mut edges = rustc_hash::FxHashMap::<u32, Vec<u32>>::default();
     let mut barriers: Vec<(u32, u32)> = Vec::new();
-    let pads: Vec<u32> =
-        context.landing_pads.iter().copied().filter(|p| ranges.iter().any(|r| r.contains(*p))).collect();
+    // The start of a function or funclet is reached by a call, not from inside of the function.
+    let called =
+        |rva: u32| ranges.iter().enumerate().any(|(i, r)| r.rva == rva && (i == 0 || r.kind == RangeKind::Funclet));
+    let is_pad = |p: &u32| ranges.iter().any(|r| r.contains(*p)) && !called(*p);
+    let pads: Vec<u32> = context.landing_pads.iter().copied().filter(is_pad).collect();
 
     let mut rounds = 0;
     let (descent, findings) = loop {
