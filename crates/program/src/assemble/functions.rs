@@ -63,6 +63,7 @@ pub fn find(
     finder.separated(unwind, conflicts);
     finder.tables(directories, pointers);
     finder.contributions();
+    finder.import_thunks(directories);
 
     let mut targets: Vec<u32> = pointers.iter().map(|p| p.1).collect();
     targets.sort_unstable();
@@ -271,6 +272,35 @@ impl Finder<'_> {
             if code::filler_length(bytes) == 0 {
                 self.seeds.entry(c.rva).or_default().evidence |= Evidence::CONTRIBUTION;
             }
+        }
+    }
+
+    /// Jumps through import slots that stand alone: functions of six bytes that only the linker's import library made,
+    /// often referred to by unwind data or pointers alone. One that follows other code directly is its tail call.
+    fn import_thunks(&mut self, directories: &Directories) {
+        const THUNK: u32 = 6;
+        let is_thunk = |rva: u32| {
+            let bytes = self.image.bytes(rva, THUNK as usize)?;
+            let to = bytes.strip_prefix(&[0xff, 0x25])?;
+            let displacement = i32::from_le_bytes(to.try_into().ok()?);
+            let slot = rva.wrapping_add(THUNK).wrapping_add_signed(displacement);
+            directories.imports.binary_search_by_key(&slot, |i| i.slot).ok()
+        };
+        let mut found = Vec::new();
+        for section in self.image.sections.iter().filter(|s| s.is_executable()) {
+            let bytes = self.image.bytes(section.rva, section.size as usize).unwrap_or_default();
+            for at in bytes.windows(2).enumerate().filter(|(_, w)| *w == [0xff, 0x25]).map(|(at, _)| at) {
+                let rva = section.rva + at as u32;
+                let alone = at == 0
+                    || matches!(bytes[at - 1], 0x90 | 0xcc)
+                    || rva.checked_sub(THUNK).is_some_and(|before| found.last() == Some(&before));
+                if alone && self.exact_at(rva).is_none() && is_thunk(rva).is_some() {
+                    found.push(rva);
+                }
+            }
+        }
+        for rva in found {
+            self.seeds.entry(rva).or_insert_with(|| Seed { evidence: Evidence::DIRECTORY, ..Seed::default() });
         }
     }
 
