@@ -98,6 +98,7 @@ pub fn find(
         let mut grown = false;
         for (entry, ranges, facts) in read {
             grown |= finder.follow(entry, &facts, conflicts);
+            grown |= finder.split(&ranges, &facts);
             known.insert(entry, (ranges, facts));
         }
         if !grown && !finder.drop_data(&mut known) {
@@ -393,6 +394,42 @@ impl Finder<'_> {
             }
         }
         grown
+    }
+
+    /// Without a PDB, a function that nothing names and that has no unwind data seems to belong to the one before it. It
+    /// is told apart by breakpoints as filler up to an aligned address that no branch before them leads behind.
+    fn split(&mut self, ranges: &[CodeRange], facts: &[CodeFacts]) -> bool {
+        const ALIGNMENT: u32 = 16;
+        let told = !self.pdb.publics.is_empty() || !self.pdb.contributions.is_empty();
+        let (Some(range), Some(facts)) = (ranges.first(), facts.first()) else { return false };
+        if told || self.exact_at(range.rva).is_some() {
+            return false;
+        }
+        let mut furthest = range.rva;
+        let mut instructions = facts.instructions.iter().copied().peekable();
+        for pair in facts.spans.windows(2) {
+            let (span, next) = (pair[0], pair[1]);
+            let bytes = self.image.bytes(span.rva, span.size as usize).unwrap_or_default();
+            while let Some(rva) = instructions.next_if(|rva| *rva < next.rva) {
+                let code = bytes.get(rva.wrapping_sub(span.rva) as usize..).unwrap_or_default();
+                if let Some(code::Flow::Branch(to) | code::Flow::ConditionalBranch(to)) =
+                    code::decode_at(code, rva).map(|i| i.flow)
+                    && range.contains(to)
+                {
+                    furthest = furthest.max(to);
+                }
+            }
+            let filler = span.kind == code::CodeSpanKind::Padding && bytes.iter().all(|b| *b == 0xcc);
+            if filler
+                && next.kind == code::CodeSpanKind::Code
+                && next.rva % ALIGNMENT == 0
+                && furthest < next.rva
+                && facts.jump_tables.iter().all(|t| t.jump >= next.rva)
+            {
+                return self.add(next.rva, Evidence::empty());
+            }
+        }
+        false
     }
 
     /// True if `rva` lies in a known function, however its end is known.
