@@ -294,6 +294,7 @@ impl Finder<'_> {
                 let rva = section.rva + at as u32;
                 let alone = at == 0
                     || matches!(bytes[at - 1], 0x90 | 0xcc)
+                    || self.exact_at(rva - 1).is_some_and(|e| e.1 == rva)
                     || rva.checked_sub(THUNK).is_some_and(|before| found.last() == Some(&before));
                 if alone && self.exact_at(rva).is_none() && is_thunk(rva).is_some() {
                     found.push(rva);
