@@ -91,6 +91,20 @@ fn pairs_as_expected() {
     });
 }
 
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let with = |threads: usize, pair: &Pair, options: &Options| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
+        let c = pool.install(|| compare(&pair.old, &pair.new, options));
+        serde_json::to_string(&c).expect("serialises")
+    };
+    for pair in pairs() {
+        for options in [Options::default(), structure()] {
+            assert!(with(1, &pair, &options) == with(4, &pair, &options), "{}", pair.name);
+        }
+    }
+}
+
 fn same(pair: &Pair) -> Pair {
     Pair { name: pair.name.clone(), old: pair.old.clone(), new: pair.old.clone(), expect: serde_json::Value::Null }
 }
