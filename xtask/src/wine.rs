@@ -35,15 +35,18 @@ impl Wine {
             command::finish(&mut first)?;
             wine.server("--wait")?;
         }
-        // The server first, with nothing of ours to write to: started by a program that is run for its output, it would keep
-        // that program's pipe open for as long as it lives.
-        let mut server = Command::new(tools::WINE_SERVER);
-        server.arg("--persistent").env("WINEPREFIX", &wine.prefix).env("WINEDEBUG", "-all");
-        server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        server.status().context("cannot start Wine's server")?;
-        let mut resident = wine.command(Path::new("/"), "cmd.exe");
-        resident.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        wine.resident = Some(resident.spawn().context("cannot start Wine")?);
+        // Whoever comes first to a prefix starts its server and its services, and these keep what the first one writes to
+        // open for as long as they live. So everything is started here, with nothing of ours to write to, and has started
+        // before the first program is run for its output.
+        let silent = |mut command: Command| {
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        let mut resident = silent(wine.command(Path::new("/"), "cmd.exe"));
+        wine.resident = Some(resident.stdin(Stdio::piped()).spawn().context("cannot start Wine")?);
+        let mut booted = wine.command(Path::new("/"), "cmd.exe");
+        booted.args(["/c", "exit"]);
+        silent(booted).status().context("cannot start Wine")?;
         Ok(wine)
     }
 

@@ -1,10 +1,11 @@
 //! `hotgraft build`: verdict, plan, hotpatch image, residual check.
 
 use crate::args::{BuildArgs, Format, ReachArg, Stage};
-use crate::output::{self, Exit, Stop, Terminal, hex};
+use crate::output::{self, Exit, Stop, Terminal};
 use anyhow::{Context, Result};
 use hotgraft_diff::Comparison;
 use hotgraft_diff::comparison::function_label;
+use hotgraft_hotpatch::hex;
 use hotgraft_packager::{Decision, Finding, Options, Outcome, Reach, Verdict, emit, plan, verdict};
 use hotgraft_program::{PdbChoice, Program};
 use serde::Serialize;
@@ -85,9 +86,17 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
     let progress = terminal.progress("reading images");
     let (old, new) = load_pair(old_path, new_path, &args.pdbs)?;
     drop(progress);
+    if args.emit == Some(Stage::Program) {
+        output::write_bytes(Path::new("-"), &output::json(&crate::inspect::program_json(&new))?)?;
+        return Ok(Exit::Done);
+    }
     let progress = terminal.progress("comparing");
     let comparison = hotgraft_diff::compare(&old, &new, &hotgraft_diff::Options::default());
     drop(progress);
+    if args.emit == Some(Stage::Comparison) {
+        output::write_bytes(Path::new("-"), &output::json(&comparison)?)?;
+        return Ok(Exit::Done);
+    }
     let options = Options {
         sequence: Some(args.sequence),
         kb: args.kb.clone(),
@@ -100,17 +109,6 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
         allow_without_pdb: args.allow_without_pdb,
     };
     let mut verdict = verdict::judge(&old, &new, &comparison, &options);
-    match args.emit {
-        Some(Stage::Program) => {
-            output::write_bytes(Path::new("-"), &output::json(&crate::inspect::program_json(&new))?)?;
-            return Ok(Exit::Done);
-        }
-        Some(Stage::Comparison) => {
-            output::write_bytes(Path::new("-"), &output::json(&comparison)?)?;
-            return Ok(Exit::Done);
-        }
-        Some(Stage::Plan) | None => {}
-    }
     let mut residual = ResidualReport { checked: false, remaining: 0, findings: Vec::new() };
     let mut patch = None;
     if matches!(verdict.decision, Decision::Patch | Decision::Conditional) && !args.dry_run {
@@ -257,7 +255,7 @@ fn describe(path: &Path, bytes: &[u8], old: &Program, plan: &plan::Plan) -> Resu
         hotpatch.info.bases.iter().flat_map(|b| &b.chunks).filter(|c| c.inverse).map(|c| c.records.len()).sum();
     Ok(PatchReport {
         path: path.display().to_string(),
-        sha256: hex(&hotgraft_hotpatch::sha::both(bytes).0),
+        sha256: hex::text(&hotgraft_hotpatch::sha::both(bytes).0),
         size: bytes.len(),
         sequence: graft.sequence,
         base: BaseReport {
@@ -267,7 +265,7 @@ fn describe(path: &Path, bytes: &[u8], old: &Program, plan: &plan::Plan) -> Resu
             pdb: base
                 .pdb
                 .map(|(guid, age)| hotgraft_program::PdbIdentity { guid, age, path: String::new() }.to_string()),
-            sha256: hex(&base.sha256),
+            sha256: hex::text(&base.sha256),
         },
         replaced,
         added,

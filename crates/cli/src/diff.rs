@@ -65,13 +65,7 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
 
 /// Both sides of one function, aligned by instruction.
 fn explain(old: &Program, new: &Program, comparison: &Comparison, name: &str) -> Result<String> {
-    let named = |program: &Program, id: hotgraft_program::FunctionId| {
-        let f = &program.functions[id.index()];
-        f.name.as_deref() == Some(name)
-            || f.decorated.as_deref() == Some(name)
-            || f.aliases.iter().any(|a| a == name)
-            || hotgraft_diff::label::function(program, id) == name
-    };
+    let named = |program: &Program, id| hotgraft_diff::label::is_called(program, id, name);
     let pairs: Vec<_> = comparison
         .functions
         .iter()

@@ -2,9 +2,10 @@
 
 use crate::args::{Format, InspectArgs};
 use crate::build::load;
-use crate::output::{self, Exit, Stop, Terminal, hex};
+use crate::output::{self, Exit, Stop, Terminal};
 use anyhow::{Context, Result};
-use hotgraft_program::{Form, Program};
+use hotgraft_hotpatch::hex;
+use hotgraft_program::{Form, FunctionId, Program};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::Path;
@@ -46,7 +47,7 @@ fn overview(program: &Program) -> (Value, String) {
         "schema": "hotgraft.inspect.image/1",
         "path": image.path,
         "machine": image.architecture,
-        "sha256": hex(&image.sha256),
+        "sha256": hex::text(&image.sha256),
         "timestamp": image.timestamp,
         "checksum": image.checksum,
         "image_size": image.size_of_image,
@@ -74,7 +75,7 @@ fn overview(program: &Program) -> (Value, String) {
         "  identity    timestamp {:#010x}, checksum {:#010x}, sha256 {}",
         image.timestamp,
         image.checksum,
-        hex(&image.sha256)
+        hex::text(&image.sha256)
     );
     match &image.pdb {
         Some(pdb) => {
@@ -158,23 +159,17 @@ fn coverage(program: &Program) -> (Value, String) {
 }
 
 fn disassembly(program: &Program, name: &str) -> Result<(Value, String)> {
-    let id = program
-        .functions
-        .iter()
-        .position(|f| {
-            f.name.as_deref() == Some(name)
-                || f.decorated.as_deref() == Some(name)
-                || f.aliases.iter().any(|a| a == name)
-                || name.strip_prefix("sub_").and_then(|h| u32::from_str_radix(h, 16).ok()) == Some(f.rva())
-        })
+    let id = (0..program.functions.len())
+        .map(FunctionId::from)
+        .find(|id| hotgraft_diff::label::is_called(program, *id, name))
         .ok_or_else(|| {
             Stop::failed(
                 format!("{}: no function named {name}", program.image.path),
                 "`hotgraft inspect --functions` lists them",
             )
         })?;
-    let function = &program.functions[id];
-    let lines = hotgraft_diff::align::disassembly(program, hotgraft_program::FunctionId::from(id));
+    let function = &program.functions[id.index()];
+    let lines = hotgraft_diff::align::disassembly(program, id);
     let value = json!({
         "schema": "hotgraft.inspect.disasm/1",
         "path": program.image.path,
@@ -240,7 +235,7 @@ fn tables(path: &Path, bytes: &[u8]) -> Result<(Value, String)> {
         }
     }
     if let Some(graft) = &hotpatch.graft {
-        let _ = writeln!(out, ".hgraft: base {}, sha256 {}", graft.base.file_name, hex(&graft.base.sha256));
+        let _ = writeln!(out, ".hgraft: base {}, sha256 {}", graft.base.file_name, hex::text(&graft.base.sha256));
         if let Some(kb) = &graft.kb {
             let _ = writeln!(out, "  {kb}");
         }
@@ -252,7 +247,7 @@ fn tables(path: &Path, bytes: &[u8]) -> Result<(Value, String)> {
         }
         for f in &graft.functions {
             let place = f.base_rva.map_or("new        ".to_owned(), |rva| format!("base {rva:#x}"));
-            let method = f.method.map(|m| format!(", {m:?}, expects {}", hex(&f.expected))).unwrap_or_default();
+            let method = f.method.map(|m| format!(", {m:?}, expects {}", hex::text(&f.expected))).unwrap_or_default();
             let _ = writeln!(
                 out,
                 "  function {} ({place}), patch {:#x}, {} bytes{method}",

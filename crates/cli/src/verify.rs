@@ -1,8 +1,9 @@
 //! `hotgraft verify`: structure, signature, base identity, and what the patch leaves different.
 
 use crate::args::{Format, TrustArgs, VerifyArgs};
-use crate::output::{self, Exit, Terminal, hex};
+use crate::output::{self, Exit, Terminal};
 use anyhow::{Context, Result};
+use hotgraft_hotpatch::hex;
 use hotgraft_hotpatch::{Graft, Hotpatch, Violation};
 use hotgraft_signer::{TrustPolicy, UnixTime, VerifyReport, examine};
 use serde::Serialize;
@@ -149,7 +150,7 @@ pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
     let report = Report {
         schema: "hotgraft.verify/1",
         path: args.patch.display().to_string(),
-        sha256: hex(&hotgraft_hotpatch::sha::both(&bytes).0),
+        sha256: hex::text(&hotgraft_hotpatch::sha::both(&bytes).0),
         ok,
         checks,
         violations,

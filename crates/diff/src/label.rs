@@ -7,6 +7,15 @@ pub fn function(program: &Program, id: FunctionId) -> String {
     crate::comparison::function_label(program, id)
 }
 
+/// True if people may call the function so: by its name, its decorated name, an alias, or `sub_RVA` where it has no name.
+pub fn is_called(program: &Program, id: FunctionId, name: &str) -> bool {
+    let f = &program.functions[id.index()];
+    f.name.as_deref() == Some(name)
+        || f.decorated.as_deref() == Some(name)
+        || f.aliases.iter().any(|a| a == name)
+        || name.strip_prefix("sub_").and_then(|h| u32::from_str_radix(h, 16).ok()) == Some(f.rva())
+}
+
 /// Name of an object: its name, its text in quotes, or its kind and RVA.
 pub fn object(program: &Program, id: ObjectId) -> String {
     let o = &program.objects[id.index()];

@@ -1,7 +1,6 @@
 //! Is the image in memory the base of the patch, and unchanged where the patch relies on it?
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use hotgraft_hotpatch::graft::guarded_digest;
 use hotgraft_hotpatch::{BaseIdentity, Graft};
@@ -10,13 +9,7 @@ use crate::error::ApplyError;
 use crate::memory::{MappedImage, read_bytes};
 use crate::space::AddressSpace;
 
-/// Lower-case hex of bytes.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
+pub(crate) use hotgraft_hotpatch::hex::text as hex;
 
 /// GUID and age as a PDB path of a symbol server writes them.
 pub fn pdb_text(pdb: &Option<([u8; 16], u32)>) -> String {

@@ -29,7 +29,8 @@ pub mod bytes {
     }
 }
 
-fn text(value: &[u8]) -> String {
+/// Lower-case hexadecimal text.
+pub fn text(value: &[u8]) -> String {
     value.iter().map(|b| format!("{b:02x}")).collect()
 }
 

@@ -1,5 +1,6 @@
 //! The worklist of the bisimulation and the relation between addresses.
 
+use crate::reencoded::Places;
 use crate::world::{Place, World};
 use crate::{Remaining, Residual, code, data};
 use hotgraft_diff::Comparison;
@@ -9,6 +10,7 @@ use hotgraft_program::{
 };
 use rayon::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A pair that is assumed related and must be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,16 +36,21 @@ impl Found {
     }
 }
 
+/// Places by address of the code, function and range; `None` for a plain copy.
+type KnownPlaces = FxHashMap<(u64, FunctionId, u16), Option<Arc<Places>>>;
+
 /// Everything that the comparison of a pair reads.
 pub(crate) struct Context<'a> {
     pub world: &'a World<'a>,
     pub new: &'a Program,
     pub comparison: &'a Comparison,
+    /// Where the instructions of re-encoded ranges are, found once: every entry of a jump table asks for it.
+    pub places: Mutex<KnownPlaces>,
 }
 
 /// Compare the patched world with the new image.
 pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) -> Residual {
-    let context = Context { world, new, comparison };
+    let context = Context { world, new, comparison, places: Mutex::default() };
     let mut residual = Residual::default();
     let mut seen = FxHashSet::default();
     let mut frontier = Vec::new();
@@ -234,13 +241,25 @@ impl Context<'_> {
                 // Code that was not copied as it is has its places elsewhere.
                 let offset = u32::try_from(addend).map_err(|_| inside())?;
                 let seen = va - home;
-                let moved = match code::places(self, home, id, range) {
+                let moved = match self.places(home, id, range) {
                     Some(places) => crate::reencoded::find(&places, offset),
                     None => Some(offset),
                 };
                 if moved.map(u64::from) == Some(seen) { Ok(()) } else { Err(inside()) }
             }
         }
+    }
+
+    fn places(&self, home: u64, id: FunctionId, range: u16) -> Option<Arc<Places>> {
+        let key = (home, id, range);
+        let known = || self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = known().get(&key) {
+            return places.clone();
+        }
+        // Found without the lock: two threads may do it at once, and find the same.
+        let places = code::places(self, home, id, range).map(Arc::new);
+        known().insert(key, places.clone());
+        places
     }
 
     /// Start of the piece of the patch's code that an RVA lies in, from the patch's unwind table.
