@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::report::Report;
-use crate::{command, hotgraft, root, say, test, tools};
+use crate::{command, hotgraft, python, root, say, test, tools};
 
 /// The release of cargo-deny that is known to read our `deny.toml`.
 const CARGO_DENY: &str = "0.20.2";
@@ -22,6 +22,7 @@ pub fn setup() -> Result<()> {
     if command::exists("rustup") {
         command::quiet(hotgraft::rustup().args(["target", "add", hotgraft::WINDOWS]))?;
     }
+    python::with_readers()?;
     say::done("everything that the tasks need is there");
     Ok(())
 }

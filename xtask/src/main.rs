@@ -9,6 +9,7 @@ mod dist;
 mod fixtures;
 mod fuzz;
 mod hotgraft;
+mod python;
 mod report;
 mod root;
 mod say;

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that is checked before a change goes in.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -9,7 +10,7 @@ use crate::fixtures::{self, expect::Fixture};
 use crate::hotgraft::{self, Hotgraft, Profile};
 use crate::report::Report;
 use crate::wine::Wine;
-use crate::{command, demo, say, tools};
+use crate::{command, demo, python, say, tools};
 
 /// Runs the checks, all of them if no part is named; a check that fails does not keep the others from running.
 ///
@@ -116,18 +117,29 @@ fn cargo(arguments: &[&str]) -> Result<()> {
     command::quiet(hotgraft::cargo().args(arguments)).map(drop)
 }
 
-/// Adds the counts of each test binary's closing line.
+/// The tests of the workspace, and those of what is compiled in on request only.
 fn cargo_test(report: &mut Report) {
+    let mut python = None;
+    report.check("LIEF and signify", || {
+        python = Some(python::with_readers()?);
+        Ok(())
+    });
+    let Some(python) = python else { return };
+    for (name, arguments) in [
+        ("cargo test", &["--workspace"][..]),
+        ("cargo test, keys in a token", &["--package", "hotgraft-signer", "--features", "pkcs11", "--test", "pkcs11"]),
+    ] {
+        let mut test = hotgraft::cargo();
+        test.args(["test", "--locked", "--no-fail-fast", "--color", "never"]).args(arguments);
+        count_tests(report, name, test.env("HOTGRAFT_PYTHON", &python));
+    }
+}
+
+/// Adds the counts of each test binary's closing line.
+fn count_tests(report: &mut Report, name: &str, test: &mut Command) {
     let mut output = String::new();
-    report.check("cargo test", || {
-        let done = command::finish(hotgraft::cargo().args([
-            "test",
-            "--locked",
-            "--workspace",
-            "--no-fail-fast",
-            "--color",
-            "never",
-        ]))?;
+    report.check(name, || {
+        let done = command::finish(test)?;
         output = format!("{}\n{}", done.stdout, done.stderr);
         if done.code != 0 {
             bail!("exit code {}\n{output}", done.code);

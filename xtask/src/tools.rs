@@ -44,6 +44,8 @@ pub const READERS: &[Tool] = &[
     ("osslsigncode", "osslsigncode"),
     ("sbverify", "sbsigntool"),
     ("openssl", "openssl"),
+    ("softhsm2-util", "softhsm2"),
+    ("python3", "python3"),
 ];
 
 /// To build image pairs from Debian source packages.
@@ -69,6 +71,19 @@ pub fn need(tools: &[Tool]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    install(&missing)?;
+    let still = self::missing(tools);
+    if !still.is_empty() {
+        bail!("{} installed, and yet not to be found", still.join(", "));
+    }
+    Ok(())
+}
+
+/// Installs Debian packages.
+///
+/// # Errors
+/// If that is not possible; the message is the `apt-get` line that would.
+pub fn install(missing: &[&str]) -> Result<()> {
     let line = format!("apt-get install --no-install-recommends -y {}", missing.join(" "));
     if !command::exists("apt-get") || !is_root() {
         bail!("missing: {}. As root: {line}", missing.join(", "));
@@ -77,13 +92,8 @@ pub fn need(tools: &[Tool]) -> Result<()> {
     let mut update = Command::new("apt-get");
     command::loud(update.args(["update", "-qq"]))?;
     let mut install = Command::new("apt-get");
-    install.args(["install", "--no-install-recommends", "-y", "-qq"]).args(&missing);
-    command::loud(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
-    let still = self::missing(tools);
-    if !still.is_empty() {
-        bail!("{} installed, and yet not to be found", still.join(", "));
-    }
-    Ok(())
+    install.args(["install", "--no-install-recommends", "-y", "-qq"]).args(missing);
+    command::loud(install.env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
 fn missing(tools: &[Tool]) -> Vec<&'static str> {

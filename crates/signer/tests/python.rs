@@ -1,5 +1,5 @@
-//! Our signatures under LIEF and signify, which come from PyPI. Run with `--ignored`; `HOTGRAFT_PYTHON` names the
-//! interpreter that has them (python3 otherwise).
+//! Our signatures under LIEF and signify, which come from PyPI: `cargo xtask setup` makes an interpreter that has them,
+//! and `cargo xtask test` names it in `HOTGRAFT_PYTHON`.
 
 mod common;
 
@@ -9,7 +9,6 @@ use common::tools::{run, text};
 use hotgraft_signer::*;
 
 #[test]
-#[ignore = "needs LIEF and signify from PyPI"]
 fn lief_and_signify_accept_what_we_sign() {
     let folder = tempfile::tempdir().unwrap();
     let root = Entity::issue(Template::root("Root"), Key::rsa(2048, 3), None);
@@ -62,7 +61,7 @@ fn lief_and_signify_accept_what_we_sign() {
             }
         }
     }
-    let python = std::env::var("HOTGRAFT_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let python = python();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracles.py");
     let mut arguments = vec![script, text(&roots)];
     arguments.extend(files.iter().map(|f| text(f)));
@@ -70,4 +69,13 @@ fn lief_and_signify_accept_what_we_sign() {
     assert!(ok, "{log}");
     assert_eq!(log.lines().filter(|l| l.contains(".exe |")).count(), files.len());
     println!("{} files", files.len());
+}
+
+/// The interpreter with LIEF and signify: the named one, or where `cargo xtask setup` puts it.
+fn python() -> String {
+    std::env::var("HOTGRAFT_PYTHON").unwrap_or_else(|_| {
+        let home = std::env::var("HOME").unwrap_or_default();
+        let cache = std::env::var("XDG_CACHE_HOME").unwrap_or_else(|_| format!("{home}/.cache"));
+        format!("{cache}/hotgraft/tools/python/bin/python")
+    })
 }
