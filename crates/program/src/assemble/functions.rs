@@ -15,7 +15,7 @@ use crate::reference::Form;
 use crate::unwind::{CodeTargetKind, UnwindInfo, UnwindTable};
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Rounds of finding functions through the code of those found before.
 const ROUND_LIMIT: usize = 64;
@@ -44,6 +44,8 @@ struct Finder<'a> {
     seeds: BTreeMap<u32, Seed>,
     /// Ranges with a known end, sorted and disjoint: (start, end, entry of the function).
     exact: Vec<(u32, u32, u32)>,
+    /// Entries that turned out to be data.
+    dropped: BTreeSet<u32>,
 }
 
 /// Finds functions and reads their code.
@@ -56,7 +58,7 @@ pub fn find(
     names: &Names<'_>,
     conflicts: &mut Vec<Conflict>,
 ) -> Found {
-    let mut finder = Finder { image, pdb, seeds: BTreeMap::new(), exact: Vec::new() };
+    let mut finder = Finder { image, pdb, seeds: BTreeMap::new(), exact: Vec::new(), dropped: BTreeSet::new() };
     finder.procedures();
     finder.runtime_functions(unwind, conflicts);
     finder.settle(conflicts);
@@ -276,8 +278,14 @@ impl Finder<'_> {
         }
     }
 
+    /// True if a PDB says which code there is. Then no border between functions is guessed.
+    fn is_told(&self) -> bool {
+        !self.pdb.publics.is_empty() || !self.pdb.procedures.is_empty() || !self.pdb.contributions.is_empty()
+    }
+
     /// Jumps through import slots that stand alone: functions of six bytes that only the linker's import library made,
-    /// often referred to by unwind data or pointers alone. One that follows other code directly is its tail call.
+    /// often referred to by unwind data or pointers alone. One that follows other code directly is its tail call, and
+    /// what looks like one in code of an object file may be any part of it.
     fn import_thunks(&mut self, directories: &Directories) {
         const THUNK: u32 = 6;
         let is_thunk = |rva: u32| {
@@ -296,7 +304,9 @@ impl Finder<'_> {
                     || matches!(bytes[at - 1], 0x90 | 0xcc)
                     || self.exact_at(rva - 1).is_some_and(|e| e.1 == rva)
                     || rva.checked_sub(THUNK).is_some_and(|before| found.last() == Some(&before));
-                if alone && self.exact_at(rva).is_none() && is_thunk(rva).is_some() {
+                let foreign =
+                    !self.is_told() || (!self.pdb.contributions.is_empty() && self.contribution_end(rva).is_none());
+                if alone && foreign && self.exact_at(rva).is_none() && is_thunk(rva).is_some() {
                     found.push(rva);
                 }
             }
@@ -401,9 +411,8 @@ impl Finder<'_> {
     /// is told apart by breakpoints as filler up to an aligned address that no branch before them leads behind.
     fn split(&mut self, ranges: &[CodeRange], facts: &[CodeFacts]) -> bool {
         const ALIGNMENT: u32 = 16;
-        let told = !self.pdb.publics.is_empty() || !self.pdb.contributions.is_empty();
         let (Some(range), Some(facts)) = (ranges.first(), facts.first()) else { return false };
-        if told || self.exact_at(range.rva).is_some() {
+        if self.is_told() || self.exact_at(range.rva).is_some() {
             return false;
         }
         let mut furthest = range.rva;
@@ -426,6 +435,7 @@ impl Finder<'_> {
                 && next.rva % ALIGNMENT == 0
                 && furthest < next.rva
                 && facts.jump_tables.iter().all(|t| t.jump >= next.rva)
+                && !self.dropped.contains(&next.rva)
             {
                 return self.add(next.rva, Evidence::empty());
             }
@@ -462,6 +472,7 @@ impl Finder<'_> {
             .collect();
         for entry in &bad {
             self.seeds.remove(entry);
+            self.dropped.insert(*entry);
             known.remove(entry);
         }
         !bad.is_empty()
