@@ -56,11 +56,14 @@ pub fn run(options: &Options) -> Result<()> {
     let work = hotgraft::target_folder().join("fuzz");
     let seeds = work.join("seeds");
     say::step("seeds");
-    for test in ["seeds", "negative"] {
+    for (package, test) in
+        [("hotgraft-signer", "seeds"), ("hotgraft-signer", "negative"), ("hotgraft-engine", "hostile")]
+    {
         let mut make = hotgraft::cargo();
-        make.args(["test", "--quiet", "--locked", "--package", "hotgraft-signer", "--test", test]);
+        make.args(["test", "--quiet", "--locked", "--package", package, "--test", test]);
         command::quiet(make.env("HOTGRAFT_FUZZ_SEEDS", &seeds))?;
     }
+    fixture_seeds(&seeds)?;
     say::step("targets");
     let mut build = hotgraft::cargo();
     build.args(["build", "--quiet", "--locked", "--release", "--target", HOST, "--target-dir"]).arg(&work);
@@ -83,6 +86,34 @@ pub fn run(options: &Options) -> Result<()> {
         }
     });
     report(results.into_inner().unwrap_or_default())
+}
+
+/// The largest fixture that is worth its time as an example, bytes.
+const LARGEST_SEED: u64 = 0x4000;
+
+/// The small images of the fixtures, and one PDB: what differs between PDBs is little beside what they have in common.
+fn fixture_seeds(seeds: &Path) -> Result<()> {
+    let mut images = Vec::new();
+    for fixture in fs::read_dir(root::fixtures())? {
+        let folder = fixture?.path().join("new");
+        for file in fs::read_dir(&folder).into_iter().flatten() {
+            let file = file?;
+            let image = file.path().extension().is_some_and(|end| end == "exe" || end == "dll");
+            if image && file.metadata()?.len() <= LARGEST_SEED {
+                images.push(file.path());
+            }
+        }
+    }
+    let pdb = root::fixtures().join("statics/old/statics.pdb");
+    for (target, files) in [("program_image", images), ("program_pdb", vec![pdb])] {
+        let folder = seeds.join(target);
+        fs::create_dir_all(&folder)?;
+        for file in files {
+            let name = file.file_name().unwrap_or_default();
+            fs::copy(&file, folder.join(name)).with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn report(results: Vec<Result<Done>>) -> Result<()> {

@@ -418,6 +418,11 @@ impl Builder<'_, '_> {
         let ctx = self.ctx;
         let o = &ctx.new.objects[new.index()];
         let label = object_label(ctx.new, new);
+        if o.is_throw_info() {
+            let (pair, about) = ctx.object_pair(new);
+            let subject = ctx.object_subject(pair.old, pair.new);
+            self.block("code.throw.added", Some(about), subject, "", None);
+        }
         for r in ctx.new.references_in(o.rva, o.end()) {
             self.visit_reference(r, &label);
         }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use hotgraft_program::{Entity, Error, ObjectKind, PdbChoice, Program, SpanKind, UdtKind};
+use hotgraft_program::{Entity, Error, Evidence, ObjectKind, PdbChoice, Program, SpanKind, UdtKind};
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -35,6 +35,16 @@ fn every_byte_is_explained_where_there_is_a_pdb() {
         let unknown: Vec<_> = p.references.iter().filter(|r| r.target.entity == Entity::Unknown).collect();
         assert!(unknown.is_empty(), "{name}: {unknown:x?}");
         assert!(p.conflicts.is_empty(), "{name}: {:x?}", p.conflicts);
+    }
+}
+
+/// A border between functions that is guessed cuts code in two; with a PDB something must name each function.
+#[test]
+fn no_function_is_guessed_where_there_is_a_pdb() {
+    for (name, p) in ALL.iter().filter(|(_, p)| p.has_pdb) {
+        for f in &p.functions {
+            assert!(!Evidence::DIRECTORY.contains(f.evidence), "{name}: {:#x} {:?}", f.rva(), f.name);
+        }
     }
 }
 

@@ -291,6 +291,31 @@ fn filler_that_something_points_into_is_not_padding() {
     assert_ne!(at(0x1008), Some(SpanKind::Padding));
 }
 
+#[test]
+fn without_a_pdb_breakpoints_before_an_aligned_address_end_a_function() {
+    let functions = |code: &[u8]| {
+        let mut pe = Pe::new();
+        pe.entry_point = 0x1000;
+        pe.section(".text", CODE, code);
+        load(&pe.build()).functions.iter().map(|f| f.rva()).collect::<Vec<_>>()
+    };
+    let padded = |head: &[u8]| {
+        let mut code = head.to_vec();
+        code.resize(16, 0xcc);
+        code.extend_from_slice(&[0x31, 0xc0, 0xc3]);
+        code
+    };
+    // ret
+    assert_eq!(functions(&padded(&[0xc3])), [0x1000, 0x1010]);
+    // jz 0x1010; ret
+    assert_eq!(functions(&padded(&[0x74, 0x0e, 0xc3])), [0x1000]);
+    // Filler up to an address that is not aligned, and no-ops as filler.
+    assert_eq!(functions(&[0xc3, 0xcc, 0xcc, 0x31, 0xc0, 0xc3]), [0x1000]);
+    let mut code = padded(&[0xc3]);
+    code[1..16].fill(0x90);
+    assert_eq!(functions(&code), [0x1000]);
+}
+
 /// Code that does one thing to each address: `lea rax`, or reads 4, 8 or 16 bytes of it.
 fn code_for(uses: &[(u32, u32)]) -> Vec<u8> {
     let mut code = Vec::new();

@@ -49,6 +49,16 @@ pub(crate) fn compare(context: &Context<'_>, va: u64, id: FunctionId, number: u1
     found
 }
 
+/// True if the code at `va` is that of a new range but for the fields that hold addresses.
+pub(crate) fn is_plain_copy(context: &Context<'_>, va: u64, id: FunctionId, number: u16) -> bool {
+    let range = context.range(id, number);
+    let references = context.new.references_in(range.rva, range.end());
+    match (context.world.bytes(va, range.size), context.new.image.bytes(range.rva, range.size as usize)) {
+        (Some(ours), Some(theirs)) => first_difference(ours, theirs, range.rva, references).is_none(),
+        _ => false,
+    }
+}
+
 /// Where the instructions of a new range are in the code at `va`; `None` if it is a plain copy (or differs, which is reported
 /// where the pair itself is compared).
 pub(crate) fn places(context: &Context<'_>, va: u64, id: FunctionId, number: u16) -> Option<reencoded::Places> {

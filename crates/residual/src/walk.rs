@@ -222,7 +222,7 @@ impl Context<'_> {
         match target.entity {
             Entity::Function(id) => self.relate_code(va, id, 0, target.addend, form, found),
             Entity::Fragment(id, range) => self.relate_code(va, id, range, target.addend, form, found),
-            Entity::Object(id) => self.relate_object(va, id, target.addend, found),
+            Entity::Object(id) => self.relate_object(va, id, target.addend, form, found),
             Entity::Import(id) => {
                 let import = &self.new.imports[id.index()];
                 self.relate_import(va, target.addend, (&import.dll, &import.name, import.delayed), id)
@@ -246,6 +246,9 @@ impl Context<'_> {
     /// As [`relate`](Self::relate), for what the unwinder or the C++ run-time calls: not a function's identity, and in the
     /// image that names it, so that a thunk of the patch may lead to it.
     pub(crate) fn relate_called(&self, va: u64, target: Target, form: Form, found: &mut Found) -> Result<(), String> {
+        if !matches!(target.entity, Entity::Function(_) | Entity::Fragment(..)) {
+            return self.relate(va, target, form, found);
+        }
         let direct = self.relate(va, target, form, &mut Found::default());
         let va = if direct.is_ok() { va } else { self.world.follow_thunk(va) };
         self.relate(va, target, Form::Branch, found)
@@ -290,7 +293,12 @@ impl Context<'_> {
                 Ok(())
             }
             Place::Patch(rva) => {
-                let home = self.home(rva).map_or(home, |start| va - u64::from(rva - start));
+                // Code that was taken as it is starts where the offset says; else the unwind table knows.
+                let home = if code::is_plain_copy(self, home, id, range) {
+                    home
+                } else {
+                    self.home(rva).map_or(home, |start| va - u64::from(rva - start))
+                };
                 found.pairs.push(Pair::Range { va: home, function: id, range });
                 if found.shallow {
                     return Ok(());
@@ -327,13 +335,16 @@ impl Context<'_> {
         (rva <= entry.end).then_some(entry.begin)
     }
 
-    fn relate_object(&self, va: u64, id: ObjectId, addend: i64, found: &mut Found) -> Result<(), String> {
+    fn relate_object(&self, va: u64, id: ObjectId, addend: i64, form: Form, found: &mut Found) -> Result<(), String> {
         let object = &self.new.objects[id.index()];
         let home = va.wrapping_add_signed(-addend);
         let old = self.comparison.old_object(id);
         let label = || object.name.clone().unwrap_or_else(|| format!("data at new RVA {:#x}", object.rva));
         let counterpart = old.map(|o| self.world.base.address + u64::from(self.world.old.objects[o.index()].rva));
-        if object.writable || is_structural(object.kind) {
+        // Type descriptors are compared by the name in them, and what names one by its image-relative address can name only
+        // one of its own image.
+        let by_name = object.kind == ObjectKind::Rtti && form == Form::ImageRelative;
+        if object.writable && !by_name || is_structural(object.kind) {
             // Identity: there is one such object in the process, and where the base has it, it is the base's.
             return match counterpart {
                 Some(at) if at == home => Ok(()),
@@ -344,6 +355,9 @@ impl Context<'_> {
                 }
                 None => Err(format!("{} is new, but is referred to outside of the patch at {home:#x}", label())),
             };
+        }
+        if object.is_throw_info() && matches!(self.world.place(home), Place::Patch(_)) {
+            return Err(format!("{} is in the patch, where the C++ run-time does not find its image", label()));
         }
         if self.world.bytes(home, object.size).is_none() {
             return Err(format!("{} at {home:#x} lies outside of both images", label()));

@@ -113,7 +113,9 @@ pub(super) fn exact(m: &mut Matches<'_>) -> bool {
             free_functions(m, which).into_iter().filter(telling).map(|id| (labels.functions[id.index()], id)).collect()
         };
         for (a, b) in unique_pairs(keys(Which::Old, &old).into_iter(), keys(Which::New, &new).into_iter()) {
-            found |= m.functions.join(a, b, Rung::ExactBody, 1.0);
+            if !super::similar::are_other_thunks(m, a, b) {
+                found |= m.functions.join(a, b, Rung::ExactBody, 1.0);
+            }
         }
     }
     found

@@ -7,6 +7,9 @@ use crate::comparison::Rung;
 use hotgraft_program::{Entity, FunctionId, ObjectId, Reference, UnwindInfo};
 use rayon::prelude::*;
 
+/// Instructions of a function that its position among the references of equal code identifies, whatever it does.
+const SHORT: usize = 12;
+
 /// How far the position of a reference is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
@@ -50,10 +53,11 @@ pub(super) fn same_position(m: &mut Matches<'_>, trust: Trust) -> bool {
         let equal = m.old.body[a.index()] == m.new.body[b.index()];
         let score = if equal { 1.0 } else { similar::similarity(m, a, b) };
         let convinced = match trust {
-            Trust::EqualBodies => score >= 0.3,
+            // A short function may be rewritten whole; a long one that has nothing in common is another one.
+            Trust::EqualBodies => score >= 0.3 || m.old.code(a).steps.len().min(m.new.code(b).steps.len()) <= SHORT,
             Trust::Aligned => score >= if count >= 2 { 0.4 } else { 0.5 },
         };
-        if convinced && (equal || similar::names_allow(m, a, b, score)) {
+        if convinced && !similar::are_other_thunks(m, a, b) && (equal || similar::names_allow(m, a, b, score)) {
             found |= m.functions.join(a, b, Rung::Referrer, share * (0.6 + 0.4 * score));
         }
     }

@@ -5,7 +5,7 @@ use super::{Matches, Which};
 use crate::comparison::Rung;
 use crate::options::Options;
 use crate::side::Side;
-use hotgraft_program::FunctionId;
+use hotgraft_program::{Entity, FunctionId};
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
@@ -58,12 +58,29 @@ pub(super) fn similarity(m: &Matches<'_>, a: FunctionId, b: FunctionId) -> f32 {
     0.65 * instructions + 0.35 * overlap(&references.0, &references.1)
 }
 
+/// True if both are jumps to imports, but to different ones: such are never the same function.
+pub(super) fn are_other_thunks(m: &Matches<'_>, a: FunctionId, b: FunctionId) -> bool {
+    /// Bytes of `jmp [import]` with filler, at most.
+    const THUNK: u32 = 8;
+    let import = |side: &Side<'_>, id: FunctionId| {
+        let mut references = side.references_of(id);
+        match (references.next().map(|r| r.target.entity), references.next()) {
+            (Some(Entity::Import(import)), None) if side.program.functions[id.index()].size() <= THUNK => Some(import),
+            _ => None,
+        }
+    };
+    match (import(&m.old, a), import(&m.new, b)) {
+        (Some(i), Some(k)) => !m.imports.are(i, k),
+        _ => false,
+    }
+}
+
 /// True unless both functions have names, which then differ, and the bodies do not speak for a renamed function.
 pub(super) fn names_allow(m: &Matches<'_>, a: FunctionId, b: FunctionId, score: f32) -> bool {
     let named = m.old.function_names(a).next().is_some() && m.new.function_names(b).next().is_some();
     let steps = |side: &Side<'_>, id| side.code(id).steps.len();
     let telling = steps(&m.old, a).min(steps(&m.new, b)) >= TELLING;
-    !named || (telling && score >= RENAMED)
+    !are_other_thunks(m, a, b) && (!named || (telling && score >= RENAMED))
 }
 
 /// Functions that resemble each other above the threshold, each the other's best candidate by a clear margin.

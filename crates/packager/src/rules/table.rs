@@ -142,6 +142,14 @@ pub static RULES: &[Rule] = &[
         rows: &["C15", "T4"],
     },
     Rule {
+        key: "code.throw.added",
+        outcomes: &[Outcome::Refuse],
+        head: Some(Head::DataStructures),
+        why: "The C++ run-time asks the loader for the image that describes a thrown type, and the loader does not know the patch.",
+        todo: "Throw a type that the base throws already, or deliver the fix with a restart.",
+        rows: &["D18"],
+    },
+    Rule {
         key: "code.unattributed",
         outcomes: &[Outcome::Refuse],
         head: Some(Head::Identity),

@@ -203,6 +203,24 @@ cases! {
             pair(&simple(1), &new).spares(KEY, Decision::Patch);
         }
     }
+    code_throw_added = "code.throw.added" {
+        trips {
+            let mut new = simple(2);
+            new.f("f").takes("_TI1H");
+            new.constant("_TI1H", &[0; 16]).with(|o| o.decorated = Some("_TI1H".into()));
+            pair(&simple(1), &new).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            // What the base throws already is described there.
+            let side = |body| {
+                let mut s = simple(body);
+                s.f("f").takes("_TI1H");
+                s.constant("_TI1H", &[0; 16]).with(|o| o.decorated = Some("_TI1H".into()));
+                s
+            };
+            pair(&side(1), &side(2)).spares(KEY, Decision::Patch);
+        }
+    }
     code_unwind_unknown = "code.unwind.unknown" {
         trips {
             let mut new = simple(2);

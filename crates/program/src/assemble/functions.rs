@@ -15,7 +15,7 @@ use crate::reference::Form;
 use crate::unwind::{CodeTarget, CodeTargetKind, UnwindInfo, UnwindTable};
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Rounds of finding functions through the code of those found before.
 const ROUND_LIMIT: usize = 64;
@@ -44,6 +44,8 @@ struct Finder<'a> {
     seeds: BTreeMap<u32, Seed>,
     /// Ranges with a known end, sorted and disjoint: (start, end, entry of the function).
     exact: Vec<(u32, u32, u32)>,
+    /// Entries that turned out to be data.
+    dropped: BTreeSet<u32>,
 }
 
 /// Finds functions and reads their code.
@@ -56,13 +58,14 @@ pub fn find(
     names: &Names<'_>,
     conflicts: &mut Vec<Conflict>,
 ) -> Found {
-    let mut finder = Finder { image, pdb, seeds: BTreeMap::new(), exact: Vec::new() };
+    let mut finder = Finder { image, pdb, seeds: BTreeMap::new(), exact: Vec::new(), dropped: BTreeSet::new() };
     finder.procedures();
     finder.runtime_functions(unwind, conflicts);
     finder.settle(conflicts);
     finder.separated(unwind, conflicts);
     finder.tables(directories, pointers);
     finder.contributions();
+    finder.import_thunks(directories);
 
     let mut targets: Vec<u32> = pointers.iter().map(|p| p.1).collect();
     targets.sort_unstable();
@@ -97,6 +100,7 @@ pub fn find(
         let mut grown = false;
         for (entry, ranges, facts) in read {
             grown |= finder.follow(entry, &facts, conflicts);
+            grown |= finder.split(&ranges, &facts);
             known.insert(entry, (ranges, facts));
         }
         if !grown && !finder.drop_data(&mut known) {
@@ -274,6 +278,44 @@ impl Finder<'_> {
         }
     }
 
+    /// True if a PDB says which code there is. Then no border between functions is guessed.
+    fn is_told(&self) -> bool {
+        !self.pdb.publics.is_empty() || !self.pdb.procedures.is_empty() || !self.pdb.contributions.is_empty()
+    }
+
+    /// Jumps through import slots that stand alone: functions of six bytes that only the linker's import library made,
+    /// often referred to by unwind data or pointers alone. One that follows other code directly is its tail call, and
+    /// what looks like one in code of an object file may be any part of it.
+    fn import_thunks(&mut self, directories: &Directories) {
+        const THUNK: u32 = 6;
+        let is_thunk = |rva: u32| {
+            let bytes = self.image.bytes(rva, THUNK as usize)?;
+            let to = bytes.strip_prefix(&[0xff, 0x25])?;
+            let displacement = i32::from_le_bytes(to.try_into().ok()?);
+            let slot = rva.wrapping_add(THUNK).wrapping_add_signed(displacement);
+            directories.imports.binary_search_by_key(&slot, |i| i.slot).ok()
+        };
+        let mut found = Vec::new();
+        for section in self.image.sections.iter().filter(|s| s.is_executable()) {
+            let bytes = self.image.bytes(section.rva, section.size as usize).unwrap_or_default();
+            for at in bytes.windows(2).enumerate().filter(|(_, w)| *w == [0xff, 0x25]).map(|(at, _)| at) {
+                let rva = section.rva + at as u32;
+                let alone = at == 0
+                    || matches!(bytes[at - 1], 0x90 | 0xcc)
+                    || self.exact_at(rva - 1).is_some_and(|e| e.1 == rva)
+                    || rva.checked_sub(THUNK).is_some_and(|before| found.last() == Some(&before));
+                let foreign =
+                    !self.is_told() || (!self.pdb.contributions.is_empty() && self.contribution_end(rva).is_none());
+                if alone && foreign && self.exact_at(rva).is_none() && is_thunk(rva).is_some() {
+                    found.push(rva);
+                }
+            }
+        }
+        for rva in found {
+            self.seeds.entry(rva).or_insert_with(|| Seed { evidence: Evidence::DIRECTORY, ..Seed::default() });
+        }
+    }
+
     /// Makes `exact` from the seeds with sizes; a range that reaches into the next is cut there.
     fn settle(&mut self, conflicts: &mut Vec<Conflict>) {
         self.exact.clear();
@@ -365,6 +407,42 @@ impl Finder<'_> {
         grown
     }
 
+    /// Without a PDB, a function that nothing names and that has no unwind data seems to belong to the one before it. It
+    /// is told apart by breakpoints as filler up to an aligned address that no branch before them leads behind.
+    fn split(&mut self, ranges: &[CodeRange], facts: &[CodeFacts]) -> bool {
+        const ALIGNMENT: u32 = 16;
+        let (Some(range), Some(facts)) = (ranges.first(), facts.first()) else { return false };
+        if self.is_told() || self.exact_at(range.rva).is_some() {
+            return false;
+        }
+        let mut furthest = range.rva;
+        let mut instructions = facts.instructions.iter().copied().peekable();
+        for pair in facts.spans.windows(2) {
+            let (span, next) = (pair[0], pair[1]);
+            let bytes = self.image.bytes(span.rva, span.size as usize).unwrap_or_default();
+            while let Some(rva) = instructions.next_if(|rva| *rva < next.rva) {
+                let code = bytes.get(rva.wrapping_sub(span.rva) as usize..).unwrap_or_default();
+                if let Some(code::Flow::Branch(to) | code::Flow::ConditionalBranch(to)) =
+                    code::decode_at(code, rva).map(|i| i.flow)
+                    && range.contains(to)
+                {
+                    furthest = furthest.max(to);
+                }
+            }
+            let filler = span.kind == code::CodeSpanKind::Padding && bytes.iter().all(|b| *b == 0xcc);
+            if filler
+                && next.kind == code::CodeSpanKind::Code
+                && next.rva % ALIGNMENT == 0
+                && furthest < next.rva
+                && facts.jump_tables.iter().all(|t| t.jump >= next.rva)
+                && !self.dropped.contains(&next.rva)
+            {
+                return self.add(next.rva, Evidence::empty());
+            }
+        }
+        false
+    }
+
     /// True if `rva` lies in a known function, however its end is known.
     fn inside(&self, rva: u32) -> bool {
         if self.exact_at(rva).is_some() {
@@ -394,6 +472,7 @@ impl Finder<'_> {
             .collect();
         for entry in &bad {
             self.seeds.remove(entry);
+            self.dropped.insert(*entry);
             known.remove(entry);
         }
         !bad.is_empty()

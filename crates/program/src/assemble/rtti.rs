@@ -62,17 +62,12 @@ fn fields(image: &Image, object: &Object, name: &str) -> Option<Vec<u32>> {
     } else if name.starts_with("_CT?") {
         fits(28)?;
         Some(vec![4, 24])
-    } else if name.strip_prefix("_TI").is_some_and(is_thrown_type) {
+    } else if object.is_throw_info() {
         fits(16)?;
         Some(vec![4, 8, 12])
     } else {
         None
     }
-}
-
-/// Behind `_TI`: letters for const, volatile and unaligned, then the number of types it can be caught as.
-fn is_thrown_type(rest: &str) -> bool {
-    rest.trim_start_matches(['C', 'V', 'U']).starts_with(|c: char| c.is_ascii_digit())
 }
 
 #[cfg(test)]
