@@ -14,6 +14,8 @@ mod cfg;
 mod descent;
 mod entry;
 mod flow;
+mod local;
+mod needs;
 mod sorted_map;
 mod tables;
 mod transfer;

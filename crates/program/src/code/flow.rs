@@ -1,13 +1,14 @@
 //! The dataflow over one function: blocks, the fixed point, and what it tells at indirect jumps.
 
 use super::descent::{Descent, Step};
+use super::needs;
 use super::tables::{self, Resolution};
 use super::transfer::{Effective, Machine, NONVOLATILE, Record, refine};
 use super::values::{Index, Origin, RSP, Role, State, Symbol, TableRead, Value};
-use super::{Context, Flow, RawJumpTable, RawOffsetTable, RawReference, x64};
+use super::{Context, Flow, RawJumpTable, RawOffsetTable, RawReference, local, x64};
 use crate::function::Problem;
 use crate::image::Image;
-use iced_x86::{Mnemonic, OpKind};
+use iced_x86::OpKind;
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,16 +41,16 @@ pub(super) struct Roots<'a> {
     pub(super) weak: &'a [u32],
 }
 
-struct Blocks {
+pub(super) struct Blocks {
     /// Index of the first step of each block.
-    starts: Vec<usize>,
-    by_rva: FxHashMap<u32, usize>,
+    pub(super) starts: Vec<usize>,
+    pub(super) by_rva: FxHashMap<u32, usize>,
     /// Edges that lead to each block, at least.
     edges_in: Vec<u32>,
 }
 
 impl Blocks {
-    fn build(descent: &Descent<'_>, roots: &Roots<'_>) -> Self {
+    pub(super) fn build(descent: &Descent<'_>, roots: &Roots<'_>) -> Self {
         let steps = &descent.steps;
         let mut leader = vec![false; steps.len()];
         let mut lead = |rva: u32| {
@@ -84,72 +85,33 @@ impl Blocks {
         Self { starts, by_rva, edges_in }
     }
 
-    fn steps<'a>(&self, descent: &'a Descent<'_>, block: usize) -> &'a [Step] {
+    pub(super) fn steps<'a>(&self, descent: &'a Descent<'_>, block: usize) -> &'a [Step] {
         let end = self.starts.get(block + 1).copied().unwrap_or(descent.steps.len());
         &descent.steps[self.starts[block]..end]
     }
 }
 
-fn joined(a: &Step, b: &Step) -> bool {
+pub(super) fn joined(a: &Step, b: &Step) -> bool {
     a.end() == b.rva
 }
 
-fn ends_block(flow: Flow) -> bool {
+pub(super) fn ends_block(flow: Flow) -> bool {
     !matches!(flow, Flow::Next | Flow::Call(_) | Flow::IndirectCall)
-}
-
-/// True if nothing in the function needs the dataflow.
-fn is_plain(descent: &Descent<'_>) -> bool {
-    descent.steps.iter().enumerate().all(|(n, s)| {
-        let i = &s.instruction;
-        let indirect = s.decoded.flow == Flow::IndirectJump && x64::rip_target(i).is_none();
-        let base = x64::rip_target(i) == Some(0) || s.decoded.immediate.is_some_and(|f| f.width == 8);
-        !indirect && !base && !is_difference(&descent.steps[n..])
-    })
-}
-
-/// True if the first instruction reads a 32-bit element of an array and the same block adds it to something: perhaps
-/// a difference of addresses. Compilers make both from one operation, so nothing else comes between blocks.
-fn is_difference(steps: &[Step]) -> bool {
-    let i = &steps[0].instruction;
-    let loads = matches!(i.mnemonic(), Mnemonic::Movsxd | Mnemonic::Mov)
-        && i.op_count() == 2
-        && i.op0_kind() == OpKind::Register
-        && i.op1_kind() == OpKind::Memory
-        && i.memory_size().size() == 4
-        && (i.memory_index().is_gpr() || i.mnemonic() == Mnemonic::Movsxd);
-    if !loads {
-        return false;
-    }
-    let element = i.op0_register().full_register();
-    for pair in steps.windows(2) {
-        if ends_block(pair[0].decoded.flow) || !joined(&pair[0], &pair[1]) {
-            return false;
-        }
-        let i = &pair[1].instruction;
-        let adds = match i.mnemonic() {
-            Mnemonic::Add => {
-                (i.op0_kind() == OpKind::Register && i.op0_register() == element)
-                    || (i.op1_kind() == OpKind::Register && i.op1_register() == element)
-            }
-            Mnemonic::Lea => i.memory_index_scale() == 1 && (i.memory_index() == element || i.memory_base() == element),
-            _ => false,
-        };
-        if adds {
-            return true;
-        }
-    }
-    false
 }
 
 /// Runs the dataflow over what `descent` has reached.
 pub(super) fn solve(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> Findings {
     let mut out = Findings::default();
-    if is_plain(descent) {
-        let jumps = descent.steps.iter().filter(|s| s.decoded.flow == Flow::IndirectJump);
-        out.tail_jumps.extend(jumps.map(|s| s.rva));
+    if let Some(needs) = needs::of(image, descent)
+        && local::explain(image, descent, roots, context, &needs, &mut out)
+    {
+        let through = descent.steps.iter().filter(|s| s.decoded.flow == Flow::IndirectJump);
+        out.tail_jumps = through.filter(|s| x64::rip_target(&s.instruction).is_some()).map(|s| s.rva).collect();
+        out.offset_tables.sort_by_key(|t| (t.table, t.load, t.entries));
+        out.offset_tables.dedup();
         return out;
     }
+    let mut out = Findings::default();
     let blocks = Blocks::build(descent, roots);
     let mut solver = Solver {
         descent,
@@ -207,7 +169,7 @@ pub(super) fn solve(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, con
     out
 }
 
-fn next_step<'a>(descent: &'a Descent<'_>, steps: &'a [Step], i: usize) -> Option<&'a Step> {
+pub(super) fn next_step<'a>(descent: &'a Descent<'_>, steps: &'a [Step], i: usize) -> Option<&'a Step> {
     steps.get(i + 1).or_else(|| descent.step_at(steps[i].end()).map(|n| &descent.steps[n]))
 }
 
@@ -340,7 +302,7 @@ impl Solver<'_> {
 
 /// Decides what an indirect jump does. `state` is the state before it.
 #[allow(clippy::too_many_arguments)]
-fn jump(
+pub(super) fn jump(
     image: &Image,
     descent: &Descent<'_>,
     roots: &Roots<'_>,
