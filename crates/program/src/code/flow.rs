@@ -106,45 +106,23 @@ pub(super) fn solve(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, con
         && local::explain(image, descent, roots, context, &needs, &mut out)
     {
         let through = descent.steps.iter().filter(|s| s.decoded.flow == Flow::IndirectJump);
-        out.tail_jumps = through.filter(|s| x64::rip_target(&s.instruction).is_some()).map(|s| s.rva).collect();
+        out.tail_jumps.extend(through.filter(|s| x64::rip_target(&s.instruction).is_some()).map(|s| s.rva));
+        out.tail_jumps.sort_unstable();
         out.offset_tables.sort_by_key(|t| (t.table, t.load, t.entries));
         out.offset_tables.dedup();
         return out;
     }
+    whole(image, descent, roots, context)
+}
+
+/// The same by the dataflow over everything, whether it is needed or not.
+pub(super) fn whole(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> Findings {
     let mut out = Findings::default();
     let blocks = Blocks::build(descent, roots);
-    let mut solver = Solver {
-        descent,
-        blocks: &blocks,
-        machine: Machine::new(image),
-        states: vec![None; blocks.starts.len()],
-        visits: vec![0; blocks.starts.len()],
-        work: BTreeSet::new(),
-        hub: None,
-        frozen: vec![false; blocks.starts.len()],
-        pads: roots.pads.iter().filter_map(|p| blocks.by_rva.get(p).copied()).collect(),
-        gave_up: false,
-    };
-    if let Some(entry) = blocks.by_rva.get(&roots.entry) {
-        solver.enter(*entry, &State::entry());
-    }
-    solver.run();
-    // Landing pads that no call leads to, and code that nothing leads to, start with nothing known. They must not take
-    // away what is known of the code they run into, which they never do while the program runs.
     let base = descent.steps.iter().any(|s| x64::rip_target(&s.instruction) == Some(0));
     let registers: &[usize] = if base { &NONVOLATILE } else { &[] };
-    for (block, state) in solver.states.iter().enumerate() {
-        solver.frozen[block] = state.is_some();
-    }
-    let lost = roots.pads.iter().chain(roots.weak);
-    for rva in lost {
-        if let Some(block) = blocks.by_rva.get(rva)
-            && solver.states[*block].is_none()
-        {
-            solver.enter(*block, &State::unknown(*rva, registers));
-        }
-    }
-    solver.run();
+    let mut solver = Solver::new(image, descent, roots, &blocks);
+    solver.solve(roots, registers, false);
     let states = std::mem::take(&mut solver.states);
     let gave_up = solver.gave_up;
     let mut machine = solver.machine;
@@ -188,7 +166,56 @@ struct Solver<'a> {
     gave_up: bool,
 }
 
-impl Solver<'_> {
+/// What a coarse state knows at the start of each block; `None` for blocks that nothing known leads to.
+pub(super) fn coarse(
+    image: &Image,
+    descent: &Descent<'_>,
+    roots: &Roots<'_>,
+    blocks: &Blocks,
+) -> Option<Vec<Option<State>>> {
+    let mut solver = Solver::new(image, descent, roots, blocks);
+    solver.solve(roots, &[], true);
+    (!solver.gave_up).then_some(solver.states)
+}
+
+impl<'a> Solver<'a> {
+    fn new(image: &'a Image, descent: &'a Descent<'a>, roots: &Roots<'_>, blocks: &'a Blocks) -> Self {
+        Self {
+            descent,
+            blocks,
+            machine: Machine::new(image),
+            states: vec![None; blocks.starts.len()],
+            visits: vec![0; blocks.starts.len()],
+            work: BTreeSet::new(),
+            hub: None,
+            frozen: vec![false; blocks.starts.len()],
+            pads: roots.pads.iter().filter_map(|p| blocks.by_rva.get(p).copied()).collect(),
+            gave_up: false,
+        }
+    }
+
+    /// Finds the fixed point. `base` are registers that may hold the image base where nothing is known.
+    fn solve(&mut self, roots: &Roots<'_>, base: &[usize], coarse: bool) {
+        let start = |state: State| if coarse { state.coarse() } else { state };
+        if let Some(entry) = self.blocks.by_rva.get(&roots.entry) {
+            self.enter(*entry, &start(State::entry()));
+        }
+        self.run();
+        // Landing pads that no call leads to, and code that nothing leads to, start with nothing known. They must not take
+        // away what is known of the code they run into, which they never do while the program runs.
+        for (block, state) in self.states.iter().enumerate() {
+            self.frozen[block] = state.is_some();
+        }
+        for rva in roots.pads.iter().chain(roots.weak) {
+            if let Some(block) = self.blocks.by_rva.get(rva)
+                && self.states[*block].is_none()
+            {
+                self.enter(*block, &start(State::unknown(*rva, base)));
+            }
+        }
+        self.run();
+    }
+
     /// Control comes to a block with this state.
     fn enter(&mut self, block: usize, state: &State) {
         if self.frozen[block] {
@@ -279,7 +306,7 @@ impl Solver<'_> {
         for n in 0..state.registers.len() {
             if n != RSP && !NONVOLATILE.contains(&n) {
                 let symbol = Symbol { at: HUB, role: Role::Result(n as u8) };
-                state.registers[n] = Value::Symbol(symbol, 64);
+                state.registers[n] = if state.coarse { Value::Opaque } else { Value::Symbol(symbol, 64) };
             }
         }
         state.comparison = None;
@@ -394,7 +421,7 @@ pub(super) fn jump(
 }
 
 /// True if a pointer under a base relocation leads to the inside of the function.
-fn pointer_into(descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> bool {
+pub(super) fn pointer_into(descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> bool {
     descent.steps.iter().any(|s| s.rva != roots.entry && context.pointer_targets.binary_search(&s.rva).is_ok())
 }
 

@@ -4,21 +4,22 @@ use super::descent::{Descent, Step};
 use super::flow::{ends_block, joined};
 use super::{Flow, x64};
 use crate::image::Image;
-use iced_x86::{Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 /// What of a function the dataflow has to explain, if the image base is not used in it.
 #[derive(Default)]
 pub(super) struct Needs {
     /// Indices of steps: indirect jumps other than through a fixed slot.
     pub(super) jumps: Vec<usize>,
-    /// Reads of what may be an element of a table of differences, by RVA.
-    pub(super) elements: Vec<u32>,
+    /// Indices of steps that read what may be an element of a table of differences.
+    pub(super) elements: Vec<usize>,
+    /// Registers that hold addresses somewhere, see [`holders`]; known if `elements` is not empty.
+    pub(super) holders: Option<u32>,
 }
 
 /// `None` if the image base is used, whose traces are found only by looking at everything.
 pub(super) fn of(image: &Image, descent: &Descent<'_>) -> Option<Needs> {
     let mut needs = Needs::default();
-    let mut addresses = None;
     for (n, step) in descent.steps.iter().enumerate() {
         let i = &step.instruction;
         let target = x64::rip_target(i);
@@ -28,11 +29,12 @@ pub(super) fn of(image: &Image, descent: &Descent<'_>) -> Option<Needs> {
         if step.decoded.flow == Flow::IndirectJump && target.is_none() {
             needs.jumps.push(n);
         }
-        if adds_element(&descent.steps[n..]) {
-            let held = *addresses.get_or_insert_with(|| holders(&descent.steps));
+        if let Some(anchor) = anchor(&descent.steps[n..]) {
+            let held = *needs.holders.get_or_insert_with(|| holders(&descent.steps));
             let may_be = |r: Register| r.is_gpr64() && may_hold_address(&descent.steps[..n], r, held);
-            if may_be(i.memory_base()) || (i.memory_index_scale() == 1 && may_be(i.memory_index())) {
-                needs.elements.push(step.rva);
+            let table = may_be(i.memory_base()) || (i.memory_index_scale() == 1 && may_be(i.memory_index()));
+            if table && held & anchor != 0 {
+                needs.elements.push(n);
             }
         }
     }
@@ -45,9 +47,10 @@ fn is_relocated(image: &Image, step: &Step) -> bool {
     field.is_some_and(|f| image.base_relocations.binary_search(&(step.rva + u32::from(f.offset))).is_ok())
 }
 
-/// True if the first instruction reads a 32-bit element of an array and the same block adds it to something: perhaps
-/// a difference of addresses. Compilers make both from one operation, so nothing else comes between blocks.
-fn adds_element(steps: &[Step]) -> bool {
+/// If the first instruction reads a 32-bit element of an array and the same block adds it to something, which makes
+/// perhaps a difference of addresses: what it is added to, as [`holders`] gives it. Compilers make both from one
+/// operation, so nothing else comes between blocks.
+fn anchor(steps: &[Step]) -> Option<u32> {
     let i = &steps[0].instruction;
     let loads = matches!(i.mnemonic(), Mnemonic::Movsxd | Mnemonic::Mov)
         && i.op_count() == 2
@@ -56,50 +59,56 @@ fn adds_element(steps: &[Step]) -> bool {
         && i.memory_size().size() == 4
         && (i.memory_index().is_gpr() || i.mnemonic() == Mnemonic::Movsxd);
     if !loads {
-        return false;
+        return None;
     }
     let element = i.op0_register().full_register();
     for pair in steps.windows(2) {
         if ends_block(pair[0].decoded.flow) || !joined(&pair[0], &pair[1]) {
-            return false;
+            return None;
         }
         let i = &pair[1].instruction;
-        let adds = match i.mnemonic() {
-            Mnemonic::Add => {
-                (i.op0_kind() == OpKind::Register && i.op0_register() == element)
-                    || (i.op1_kind() == OpKind::Register && i.op1_register() == element)
+        let (a, b) = (i.op0_register(), i.op1_register());
+        match i.mnemonic() {
+            Mnemonic::Add if a == element && i.op1_kind() == OpKind::Register => return Some(bit(b)),
+            Mnemonic::Add if a == element && i.op1_kind() == OpKind::Memory => return Some(FRAME),
+            Mnemonic::Add if a == element => return Some(bit(a)),
+            Mnemonic::Add if b == element => return Some(if i.op0_kind() == OpKind::Memory { FRAME } else { bit(a) }),
+            Mnemonic::Lea if i.memory_index_scale() == 1 && i.memory_index() == element => {
+                return Some(bit(i.memory_base()));
             }
-            Mnemonic::Lea => i.memory_index_scale() == 1 && (i.memory_index() == element || i.memory_base() == element),
-            _ => false,
-        };
-        if adds {
-            return true;
+            Mnemonic::Lea if i.memory_index_scale() == 1 && i.memory_base() == element => {
+                return Some(bit(i.memory_index()));
+            }
+            _ => {}
         }
     }
-    false
+    None
 }
 
 fn is_frame(register: Register) -> bool {
     matches!(register, Register::RSP | Register::RBP)
 }
 
-fn bit(register: Register) -> u32 {
+pub(super) fn bit(register: Register) -> u32 {
     let full = register.full_register();
     if full.is_gpr64() { 1 << full.number() } else { 0 }
 }
 
 /// Stands for all places in the frame.
-const FRAME: u32 = 1 << 16;
+pub(super) const FRAME: u32 = 1 << 16;
 
 /// Registers that hold an address of the image, or something made from one, at any point of the function: one set for
 /// all points. Addresses that come in from outside, through parameters or memory other than the frame, do not count.
-fn holders(steps: &[Step]) -> u32 {
+pub(super) fn holders(steps: &[Step]) -> u32 {
     let mut held = 0;
     loop {
         let before = held;
         for step in steps {
             let i = &step.instruction;
             if i.op_count() == 0 {
+                continue;
+            }
+            if is_half(i) {
                 continue;
             }
             let registers = (0..i.op_count()).filter(|n| i.op_kind(*n) == OpKind::Register);
@@ -143,6 +152,12 @@ fn holders(steps: &[Step]) -> u32 {
     }
 }
 
+/// True if the instruction writes less than an address: half a register, or what is extended from half of one.
+fn is_half(i: &Instruction) -> bool {
+    i.op0_kind() == OpKind::Register && !i.op0_register().is_gpr64()
+        || matches!(i.mnemonic(), Mnemonic::Movsxd | Mnemonic::Movzx | Mnemonic::Movsx)
+}
+
 /// Registers that a call may change.
 const VOLATILE: [Register; 7] =
     [Register::RAX, Register::RCX, Register::RDX, Register::R8, Register::R9, Register::R10, Register::R11];
@@ -169,9 +184,11 @@ fn may_hold_address(steps: &[Step], register: Register, held: u32) -> bool {
             && i.op0_register().full_register() == register
             && !matches!(i.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Push);
         if sets {
-            let loads = matches!(i.mnemonic(), Mnemonic::Mov | Mnemonic::Movsxd | Mnemonic::Movzx)
-                && i.op1_kind() == OpKind::Memory;
+            if is_half(i) {
+                return false;
+            }
             // Memory other than the frame holds no address that this function has put there.
+            let loads = i.mnemonic() == Mnemonic::Mov && i.op1_kind() == OpKind::Memory;
             return !(loads && i.memory_base() != Register::None && !is_frame(i.memory_base()));
         }
         if i.mnemonic() == Mnemonic::Xchg {
