@@ -16,9 +16,14 @@ use object::{Object, ObjectSection, SectionKind};
 use crate::hotgraft::{Hotgraft, Profile};
 use crate::{command, root, say};
 
+mod signer;
+
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Pairs to measure, as OLD and NEW in turn; without any, the pairs of the corpus, else the largest fixtures.
     images: Vec<PathBuf>,
     /// Runs of each; the quickest counts.
@@ -29,11 +34,21 @@ pub struct Options {
     limit: Option<f64>,
 }
 
+/// Measures of their own.
+#[derive(Clone, Debug, clap::Subcommand)]
+enum What {
+    /// `hotgraft sign` and `verify` on a large image, as a multiple of hashing it.
+    Signer(signer::Options),
+}
+
 /// Prints one line for each pair.
 ///
 /// # Errors
 /// If an image cannot be read, a command fails, or the limit is exceeded.
 pub fn run(options: &Options) -> Result<()> {
+    if let Some(What::Signer(options)) = &options.what {
+        return signer::run(options);
+    }
     let pairs = pairs(options)?;
     let hotgraft = Hotgraft::build(Profile::Release)?;
     say::line(&format!(

@@ -1,8 +1,12 @@
 //! Running other programs: every failure names the command and what it said.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -41,6 +45,43 @@ pub fn finish(command: &mut Command) -> Result<Finished> {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
+}
+
+/// As [`finish`], for a program that may never end, or leave others behind that keep its output open: after `limit` it
+/// is killed, and that is an error.
+///
+/// # Errors
+/// If the program cannot be started, or does not end.
+pub fn finish_within(command: &mut Command, limit: Duration) -> Result<Finished> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(stdout.try_clone()?)
+        .stderr(stderr.try_clone()?)
+        .spawn()
+        .with_context(|| format!("cannot start `{name}`"))?;
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if start.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            let said = text(stdout)? + &text(stderr)?;
+            bail!("`{}` did not end within {} s\n{said}", shown(command), limit.as_secs());
+        }
+        thread::sleep(Duration::from_millis(2));
+    };
+    Ok(Finished { code: status.code().unwrap_or(-1), stdout: text(stdout)?, stderr: text(stderr)? })
+}
+
+fn text(mut file: File) -> Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Runs without input; output is shown only on failure.

@@ -51,13 +51,7 @@ enum Task {
     /// Archives for Linux and Windows.
     Dist,
     /// Run the fuzz targets.
-    Fuzz {
-        /// How long each.
-        #[arg(long, default_value_t = 60)]
-        seconds: u32,
-        /// Only these.
-        names: Vec<String>,
-    },
+    Fuzz(fuzz::Options),
     /// Build the fixtures of testdata/sources into testdata/fixtures.
     Fixtures {
         /// Build into a temporary folder and compare with the committed ones.
@@ -87,7 +81,7 @@ fn run(task: Task) -> Result<()> {
         Task::Ci => ci::run(),
         Task::Setup => ci::setup(),
         Task::Dist => dist::run(),
-        Task::Fuzz { seconds, names } => fuzz::run(&names, seconds),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Fixtures { check: true, names } => fixtures::check(&names).map(drop),
         Task::Fixtures { check: false, names } => fixtures::build_committed(&names),
     }

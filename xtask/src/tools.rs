@@ -24,6 +24,8 @@ pub const MINGW_GXX: &str = "x86_64-w64-mingw32-g++-win32";
 pub const FIXTURES: &[Tool] = &[
     ("clang-19", "clang-19"),
     ("ld.lld-19", "lld-19"),
+    ("lld-link-19", "lld-19"),
+    ("llvm-dlltool-19", "llvm-19"),
     (MINGW_GCC, "gcc-mingw-w64-x86-64-win32"),
     (MINGW_GXX, "g++-mingw-w64-x86-64-win32"),
 ];

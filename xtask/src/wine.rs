@@ -3,11 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::command::{self, Finished};
 use crate::{root, tools};
+
+/// No program that is run to its end takes longer, even where a dozen others run.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A Wine prefix. Dropping it ends the programs in it.
 #[derive(Debug)]
@@ -69,14 +73,14 @@ impl Wine {
     /// Runs a program to its end; line ends in its output become plain.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// If it cannot be started, or does not end.
     pub fn run<S: AsRef<std::ffi::OsStr>>(
         &self,
         folder: &Path,
         program: &str,
         arguments: impl IntoIterator<Item = S>,
     ) -> Result<Finished> {
-        let mut done = command::finish(self.command(folder, program).args(arguments))?;
+        let mut done = command::finish_within(self.command(folder, program).args(arguments), LIMIT)?;
         done.stdout = done.stdout.replace("\r\n", "\n");
         done.stderr = done.stderr.replace("\r\n", "\n");
         Ok(done)

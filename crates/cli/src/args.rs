@@ -168,6 +168,9 @@ pub struct BuildArgs {
     /// Accept a named condition of the verdict; may be given several times.
     #[arg(long, value_name = "KEY")]
     pub accept: Vec<String>,
+    /// Write where the patch comes from, as an in-toto statement for `hotgraft sign --provenance`.
+    #[arg(long, value_name = "F", conflicts_with_all = ["dry_run", "emit"])]
+    pub provenance: Option<PathBuf>,
     /// Also write the JSON report here (written for a refusal too).
     #[arg(long, value_name = "F")]
     pub report: Option<PathBuf>,
@@ -199,58 +202,114 @@ pub enum Stage {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  hotgraft sign patch.dll -o signed.dll --key key.pem --cert chain.pem\n  \
-                  hotgraft sign patch.dll -o signed.dll --pfx key.pfx --password-file pw.txt --timestamp http://tsa.example/\n  \
-                  hotgraft sign patch.dll --cert chain.pem --hash-only to-sign.der     # the bytes a signing service signs\n  \
-                  hotgraft sign patch.dll -o signed.dll --cert chain.pem --attach signature.bin")]
+#[command(
+    group = clap::ArgGroup::new("action").args(["hash_only", "attach", "remove", "timestamp_only", "extract"]),
+    group = clap::ArgGroup::new("secret").args(["password_file", "password_env", "password"]),
+    after_help = "Examples:\n  \
+        hotgraft sign patch.dll -o signed.dll --key key.pem --cert chain.pem\n  \
+        hotgraft sign patch.dll -o signed.dll --pfx key.pfx --password-file pw.txt \\\n    \
+            --timestamp http://tsa.example/ --timestamp http://tsa.example.org/   # the second if the first fails\n  \
+        hotgraft sign patch.dll -o signed.dll --pkcs11 'pkcs11:token=build;object=release' \\\n    \
+            --pkcs11-module /usr/lib/softhsm/libsofthsm2.so --cert chain.pem --password-env PIN\n\n  \
+        With a key that is elsewhere, in two halves (the options must be the same in both):\n  \
+        hotgraft sign patch.dll --hash-only to-sign.bin\n  \
+        openssl dgst -sha256 -sign key.pem -out signature.bin to-sign.bin\n  \
+        hotgraft sign patch.dll -o signed.dll --attach signature.bin --cert chain.pem\n  \
+        hotgraft sign patch.dll -o signed.dll --attach finished.p7      # a PKCS#7 that was made elsewhere\n\n  \
+        With the statement of `hotgraft build --provenance`; the signed one is written beside OUT:\n  \
+        hotgraft sign patch.dll -o signed.dll --key key.pem --cert chain.pem --provenance patch.intoto.json\n\n  \
+        What is there already:\n  \
+        hotgraft sign signed.dll -o both.dll --append --key other.pem --cert other-chain.pem\n  \
+        hotgraft sign signed.dll -o stamped.dll --timestamp-only --timestamp http://tsa.example/\n  \
+        hotgraft sign signed.dll -o plain.dll --remove\n  \
+        hotgraft sign signed.dll --extract signature.p7\n\n\
+        A password is asked for on the terminal when the key needs one and no option gives it."
+)]
 pub struct SignArgs {
-    /// PE file.
+    /// PE file; `-` is stdin.
     pub file: PathBuf,
-    /// Signed file to write.
-    #[arg(short, long, value_name = "OUT", required_unless_present = "hash_only")]
+    /// Signed file to write; `-` is stdout. May be FILE itself.
+    #[arg(short, long, value_name = "OUT", required_unless_present_any = ["hash_only", "extract"])]
     pub output: Option<PathBuf>,
+
     /// Key and certificates in one PFX file.
-    #[arg(long, value_name = "F", conflicts_with_all = ["key", "pkcs11"])]
+    #[arg(long, value_name = "F", help_heading = "Key", conflicts_with_all = ["key", "pkcs11", "action"])]
     pub pfx: Option<PathBuf>,
-    /// Private key, PEM.
-    #[arg(long, value_name = "F", requires = "cert")]
+    /// Private key, PEM (PKCS#8, PKCS#1 or SEC1; encrypted or not).
+    #[arg(long, value_name = "F", help_heading = "Key", requires = "cert", conflicts_with_all = ["pkcs11", "action"])]
     pub key: Option<PathBuf>,
-    /// Certificate chain, PEM, the signer's first.
-    #[arg(long, value_name = "F")]
+    /// Certificates of the signer and its issuers, PEM, in any order.
+    #[arg(long, value_name = "F", help_heading = "Key")]
     pub cert: Option<PathBuf>,
-    /// Key in a PKCS#11 token.
-    #[arg(long, value_name = "URI")]
+    /// Key in a PKCS#11 token, by a URI of RFC 7512 that leads to one key.
+    #[arg(long, value_name = "URI", help_heading = "Key", conflicts_with = "action")]
     pub pkcs11: Option<String>,
-    /// File with the password of the key (first line).
-    #[arg(long, value_name = "F", conflicts_with = "password_env")]
+    /// PKCS#11 library, unless the URI names it as module-path.
+    #[arg(long, value_name = "F", help_heading = "Key", requires = "pkcs11")]
+    pub pkcs11_module: Option<PathBuf>,
+    /// File with the password or PIN (first line); `-` is stdin.
+    #[arg(long, value_name = "F", help_heading = "Key")]
     pub password_file: Option<PathBuf>,
-    /// Environment variable with the password of the key.
-    #[arg(long, value_name = "NAME")]
+    /// Environment variable with the password or PIN.
+    #[arg(long, value_name = "NAME", help_heading = "Key")]
     pub password_env: Option<String>,
-    /// RFC 3161 timestamp server; a missing timestamp is an error. May be given several times, tried in order.
-    #[arg(long, value_name = "URL")]
-    pub timestamp: Vec<String>,
-    /// Write the exact bytes that are to be signed and stop.
-    #[arg(long, value_name = "F", conflicts_with_all = ["attach", "key", "pfx"])]
-    pub hash_only: Option<PathBuf>,
-    /// Take a raw signature or a finished PKCS#7 made elsewhere.
-    #[arg(long, value_name = "F", conflicts_with_all = ["key", "pfx"])]
-    pub attach: Option<PathBuf>,
-    /// Digest.
-    #[arg(long, value_enum, default_value_t = DigestArg::Sha256)]
+    /// The password itself. Others on this machine can read command lines: for trials.
+    #[arg(long, value_name = "TEXT", help_heading = "Key")]
+    pub password: Option<String>,
+
+    /// Digest of the file and of the signature.
+    #[arg(long, value_enum, default_value_t = DigestArg::Sha256, help_heading = "Signature")]
     pub digest: DigestArg,
-    /// Add the signature beside the ones there are, as a nested one.
-    #[arg(long)]
+    /// Keep the signatures there are, and nest the new one in the first.
+    #[arg(long, help_heading = "Signature")]
     pub append: bool,
-    /// Add page hashes.
-    #[arg(long)]
+    /// Put the new signature in the place of those there are (default).
+    #[arg(long, help_heading = "Signature", conflicts_with = "append")]
+    pub replace: bool,
+    /// State a hash for each page.
+    #[arg(long, help_heading = "Signature")]
     pub page_hashes: bool,
     /// Description shown to users.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", help_heading = "Signature")]
     pub description: Option<String>,
     /// URL shown to users.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help_heading = "Signature")]
     pub url: Option<String>,
+    /// Statement of `hotgraft build --provenance`; it is signed with the same key, to OUT.intoto.json.
+    #[arg(long, value_name = "F", help_heading = "Signature", conflicts_with = "action")]
+    pub provenance: Option<PathBuf>,
+
+    /// RFC 3161 timestamp server. May be given several times, tried in turn; if none answers, nothing is written.
+    #[arg(long, value_name = "URL", help_heading = "Timestamp")]
+    pub timestamp: Vec<String>,
+    /// Digest that the server is sent (default: as --digest).
+    #[arg(long, value_enum, value_name = "DIGEST", help_heading = "Timestamp", requires = "timestamp")]
+    pub timestamp_digest: Option<DigestArg>,
+    /// How often each server is tried.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        help_heading = "Timestamp",
+        value_parser = clap::value_parser!(u32).range(1..=20)
+    )]
+    pub timestamp_attempts: u32,
+
+    /// Write the exact bytes that are to be signed, and stop.
+    #[arg(long, value_name = "F", help_heading = "Instead of signing")]
+    pub hash_only: Option<PathBuf>,
+    /// Take a signature over those bytes (with --cert), or a finished PKCS#7, and put it into the file.
+    #[arg(long, value_name = "F", help_heading = "Instead of signing")]
+    pub attach: Option<PathBuf>,
+    /// Add a timestamp to the signature that is there.
+    #[arg(long, help_heading = "Instead of signing", requires = "timestamp")]
+    pub timestamp_only: bool,
+    /// Remove every signature.
+    #[arg(long, help_heading = "Instead of signing")]
+    pub remove: bool,
+    /// Write the PKCS#7 that is in the file.
+    #[arg(long, value_name = "F", help_heading = "Instead of signing")]
+    pub extract: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -260,18 +319,56 @@ pub enum DigestArg {
     Sha512,
 }
 
-/// Whom to trust.
+/// Whom to trust: the same options, and the same code behind them, wherever a patch is judged.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Trust")]
 pub struct TrustArgs {
     /// Trusted root certificates, PEM.
     #[arg(long, value_name = "PEM")]
     pub trust: Option<PathBuf>,
-    /// Trust policy file (roots, publisher, purposes, minimum sequence, denied hashes).
+    /// Trust policy file (roots, publisher, purposes, minimum sequence, denied hashes), TOML or JSON.
     #[arg(long, value_name = "F")]
     pub policy: Option<PathBuf>,
+    /// Roots of timestamp authorities, PEM (default: the trusted roots).
+    #[arg(long, value_name = "PEM")]
+    pub timestamp_trust: Option<PathBuf>,
+    /// Certificate revocation list, DER or PEM. May be given several times.
+    #[arg(long, value_name = "F")]
+    pub crl: Vec<PathBuf>,
+    /// Deny list: hashes of files and certificates, one to a line. May be given several times.
+    #[arg(long, value_name = "F")]
+    pub deny: Vec<PathBuf>,
+    /// Common name that the signer must have. May be given several times: any of them.
+    #[arg(long, value_name = "NAME")]
+    pub publisher: Vec<String>,
+    /// Demand a trusted timestamp.
+    #[arg(long)]
+    pub require_timestamp: bool,
+    /// Demand current revocation lists for the whole path.
+    #[arg(long)]
+    pub require_revocation: bool,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        hotgraft verify signed.dll --trust root.pem\n  \
+        hotgraft verify signed.dll --policy policy.toml --base old.dll --new new.dll --format json\n  \
+        hotgraft verify signed.dll --trust root.pem --timestamp-trust tsa-root.pem --require-timestamp --crl ca.crl\n  \
+        hotgraft verify any.exe --trust root.pem --at 2031-01-01\n\n\
+        A policy file:\n  \
+        schema = \"hotgraft.policy/1\"\n  \
+        roots = [\"root.pem\"]                  # beside the policy file\n  \
+        timestamp_roots = [\"tsa-root.pem\"]\n  \
+        timestamp_required = true\n  \
+        revocation_lists = [\"ca.crl\"]\n  \
+        required_eku = [\"codeSigning\"]\n  \
+        minimum_sequence = 3\n  \
+        denied_files = [\"<sha256>\"]\n  \
+        allow_unsigned = false                # what --allow-unsigned may do; false unless said\n  \
+        provenance_required = true\n  \
+        [[publisher]]\n  \
+        common_name = \"Example Ltd\"\n\n\
+        Exit codes: 0 everything checked is in order; 1 a fault; 2 unreadable or no PE file.")]
 pub struct VerifyArgs {
     /// Hotpatch (or any signed PE file, for its signature).
     pub patch: PathBuf,
@@ -283,11 +380,17 @@ pub struct VerifyArgs {
     pub new: Option<PathBuf>,
     #[command(flatten)]
     pub pdbs: PdbArgs,
-    #[command(flatten)]
-    pub trust: TrustArgs,
+    /// Provenance envelope (default: PATCH.intoto.json, if it is there).
+    #[arg(long, value_name = "F")]
+    pub provenance: Option<PathBuf>,
+    /// The time that counts for signatures without a trusted timestamp, like 2030-01-31T12:00:00Z (default: now).
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<hotgraft_signer::UnixTime>,
     /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+    #[command(flatten)]
+    pub trust: TrustArgs,
 }
 
 #[derive(Debug, Args)]
@@ -323,14 +426,14 @@ pub struct RunArgs {
     /// Hotpatch; may be given several times, each is applied to the image it is for.
     #[arg(long, value_name = "PATCH", required = true)]
     pub patch: Vec<PathBuf>,
-    #[command(flatten)]
-    pub trust: TrustArgs,
     /// Load patches that nobody signed (for trials; a policy can forbid it).
     #[arg(long)]
     pub allow_unsigned: bool,
     /// Program and its arguments.
     #[arg(last = true, required = true, value_name = "PROGRAM ARGS")]
     pub program: Vec<std::ffi::OsString>,
+    #[command(flatten)]
+    pub trust: TrustArgs,
 }
 
 #[derive(Debug, Args)]
@@ -341,8 +444,6 @@ pub struct ApplyArgs {
     /// Hotpatch.
     #[arg(long, value_name = "PATCH")]
     pub patch: PathBuf,
-    #[command(flatten)]
-    pub trust: TrustArgs,
     /// Load a patch that nobody signed (for trials; a policy can forbid it).
     #[arg(long)]
     pub allow_unsigned: bool,
@@ -352,6 +453,8 @@ pub struct ApplyArgs {
     /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+    #[command(flatten)]
+    pub trust: TrustArgs,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,9 @@ use hotgraft_diff::comparison::function_label;
 use hotgraft_hotpatch::hex;
 use hotgraft_packager::{Decision, Finding, Options, Outcome, Reach, Verdict, emit, plan, verdict};
 use hotgraft_program::{PdbChoice, Program};
+use hotgraft_signer::{Artifact, Provenance};
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Instant;
@@ -127,6 +129,10 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
                 residual.checked = true;
                 patch = Some(describe(path, &bytes, &old, &plan)?);
                 output::write_bytes(path, &bytes)?;
+                if let Some(to) = &args.provenance {
+                    let images = [(old_path, pair.base), (new_path, &output::read(new_path)?)];
+                    output::write_bytes(to, &provenance(args, path, &bytes, images, &verdict)?)?;
+                }
             }
             Made::Refused(finding, remaining) => {
                 residual =
@@ -150,6 +156,36 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
         Decision::Nothing => Exit::Nothing,
         Decision::Patch | Decision::Conditional => Exit::Done,
     })
+}
+
+/// Where the patch comes from, for `hotgraft sign --provenance` to sign.
+fn provenance(
+    args: &BuildArgs,
+    path: &Path,
+    patch: &[u8],
+    [old, new]: [(&Path, &[u8]); 2],
+    verdict: &Verdict,
+) -> Result<Vec<u8>> {
+    // Names without folders: where files lay on the machine is nobody's business.
+    let name = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut options = BTreeMap::from([("sequence".to_owned(), args.sequence.to_string())]);
+    let reach = args.reach.map(|reach| format!("{reach:?}").to_lowercase());
+    let without_pdb = args.allow_without_pdb.then(|| "true".to_owned());
+    let cves = (!args.cve.is_empty()).then(|| args.cve.join(","));
+    for (key, value) in [("kb", args.kb.clone()), ("cve", cves), ("reach", reach), ("allow-without-pdb", without_pdb)] {
+        options.extend(value.map(|value| (key.to_owned(), value)));
+    }
+    let conditions = verdict.findings.iter().filter(|f| f.outcome == Outcome::Condition).map(|f| f.key.to_owned());
+    let provenance = Provenance {
+        patch: Artifact::of_image(&name(path), patch)?,
+        old: Artifact::of_file(&name(old.0), old.1),
+        new: Artifact::of_file(&name(new.0), new.1),
+        tool: concat!("urn:hotgraft:", env!("CARGO_PKG_VERSION")).to_owned(),
+        options,
+        verdict: serde_json::to_value(shown(verdict))?.as_str().unwrap_or_default().to_owned(),
+        accepted: conditions.collect::<BTreeSet<String>>().into_iter().collect(),
+    };
+    Ok(provenance.statement())
 }
 
 /// The verdict as users know it: what only waits for conditions to be accepted is conditional, although no patch is made.

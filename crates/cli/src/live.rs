@@ -25,20 +25,21 @@ mod elsewhere {
 
     fn readable(path: &Path) -> Result<()> {
         PatchFile::parse(&output::read(path)?).with_context(|| path.display().to_string())?;
+        crate::trust::provenance_beside(path)?;
         Ok(())
     }
 
     /// Run the command.
     pub fn run(args: &RunArgs, _: &Terminal) -> Result<Exit> {
         args.patch.iter().try_for_each(|p| readable(p))?;
-        crate::verify::policy(&args.trust)?;
+        crate::trust::policy(&args.trust)?;
         Err(no_processes("run"))
     }
 
     /// Run the command.
     pub fn apply(args: &ApplyArgs, _: &Terminal) -> Result<Exit> {
         readable(&args.patch)?;
-        crate::verify::policy(&args.trust)?;
+        crate::trust::policy(&args.trust)?;
         Err(no_processes("apply"))
     }
 

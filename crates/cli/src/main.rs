@@ -8,6 +8,7 @@ mod inspect;
 mod live;
 mod output;
 mod sign;
+mod trust;
 mod verify;
 
 use args::{Cli, Command};

@@ -169,11 +169,20 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
             other => other.context("cannot write to stdout"),
         };
     }
+    write_file(path, |file| file.write_all(bytes).with_context(|| format!("{}: cannot write", path.display())))
+}
+
+/// Write a file through `write`; it appears whole or not at all.
+pub fn write_file(path: &Path, write: impl FnOnce(&mut std::fs::File) -> Result<()>) -> Result<()> {
+    let about = || format!("{}: cannot write", path.display());
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".hotgraft-").tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
+    let mut file = tempfile::Builder::new().prefix(".hotgraft-").tempfile_in(folder).with_context(about)?;
+    write(file.as_file_mut())?;
+    let finish = || -> std::io::Result<()> {
+        // What takes the place of something must not be lost with it when the power fails.
+        if path.exists() {
+            file.as_file().sync_all()?;
+        }
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -182,7 +191,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
         file.persist(path).map_err(|e| e.error)?;
         Ok(())
     };
-    write().with_context(|| format!("{}: cannot write", path.display()))
+    finish().with_context(about)
 }
 
 /// Human text on stdout; colours are dropped where they are not wanted.

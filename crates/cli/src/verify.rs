@@ -1,11 +1,15 @@
 //! `hotgraft verify`: structure, signature, base identity, and what the patch leaves different.
 
-use crate::args::{Format, TrustArgs, VerifyArgs};
+use crate::args::{Format, VerifyArgs};
 use crate::output::{self, Exit, Terminal};
+use crate::trust::{policy, provenance_beside};
 use anyhow::{Context, Result};
-use hotgraft_hotpatch::hex;
 use hotgraft_hotpatch::{Graft, Hotpatch, Violation};
-use hotgraft_signer::{TrustPolicy, UnixTime, VerifyReport, examine};
+use hotgraft_program::Mapped;
+use hotgraft_signer::{
+    Admission, Candidate, Fault, Place, Provenance, TrustPolicy, UnixTime, VerifyReport, admit, examine,
+    examine_and_hash,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -22,6 +26,8 @@ struct Report {
     checks: Vec<Check>,
     violations: Vec<Violation>,
     signature: VerifyReport,
+    /// What the statement says, if it counts.
+    provenance: Option<Provenance>,
     residual: Option<ResidualReport>,
 }
 
@@ -48,113 +54,129 @@ struct ResidualReport {
     findings: Vec<hotgraft_residual::Remaining>,
 }
 
-/// The policy that the options name; `None` without any.
-pub fn policy(args: &TrustArgs) -> Result<Option<TrustPolicy>> {
-    let policy = args.policy.as_deref().map(TrustPolicy::load).transpose()?;
-    let Some(path) = &args.trust else { return Ok(policy) };
-    let roots = TrustPolicy::from_pem_roots(&output::read(path)?).with_context(|| path.display().to_string())?;
-    Ok(Some(match policy {
-        Some(mut policy) => {
-            policy.roots.extend(roots.roots);
-            policy
+/// What to verify: as a view of the file, since few pages of a large image are looked at outside of hashing.
+enum Input {
+    Mapped(Mapped),
+    Memory(Vec<u8>),
+}
+
+impl Input {
+    fn open(path: &Path) -> Result<Input> {
+        if path == Path::new("-") {
+            return output::read(path).map(Input::Memory);
         }
-        None => roots,
-    }))
+        Ok(Input::Mapped(Mapped::open(path)?))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Input::Mapped(map) => map.bytes(),
+            Input::Memory(bytes) => bytes,
+        }
+    }
+}
+
+/// The checks of one file, in order.
+#[derive(Default)]
+struct Checks(Vec<Check>);
+
+impl Checks {
+    fn put(&mut self, name: &'static str, state: State, text: impl Into<String>) {
+        self.0.push(Check { name, state, text: text.into() });
+    }
+
+    /// A fault, or in order.
+    fn judge(&mut self, name: &'static str, fault: Option<String>, good: impl Into<String>) {
+        match fault {
+            Some(fault) => self.put(name, State::Fault, fault),
+            None => self.put(name, State::Ok, good),
+        }
+    }
 }
 
 /// Run the command.
 pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
-    let bytes = output::read(&args.patch)?;
-    let mut checks = Vec::new();
-    let mut check = |name, fault: Option<String>, good: String| {
-        let state = if fault.is_some() { State::Fault } else { State::Ok };
-        checks.push(Check { name, state, text: fault.unwrap_or(good) });
-    };
+    let input = Input::open(&args.patch)?;
+    let bytes = input.bytes();
+    let mut checks = Checks::default();
 
     // Anything that is not even an image is malformed input (exit 2), not a patch with a fault.
-    let hotpatch = match hotgraft_hotpatch::read(&bytes) {
+    let hotpatch = match hotgraft_hotpatch::read(bytes) {
         Ok(hotpatch) => Some(hotpatch),
         Err(hotgraft_hotpatch::Error::NotAHotpatch) if args.base.is_none() => None,
         Err(error) => return Err(anyhow::Error::new(error).context(args.patch.display().to_string())),
     };
-    let violations = if hotpatch.is_some() { hotgraft_hotpatch::check::check(&bytes) } else { Vec::new() };
+    let violations = if hotpatch.is_some() { hotgraft_hotpatch::check::check(bytes) } else { Vec::new() };
     if let Some(hotpatch) = &hotpatch {
-        check("structure", violations.first().map(|v| format!("{}: {}", v.rule, v.text)), kind_of(hotpatch).to_owned());
+        let fault = violations.first().map(|v| format!("{}: {}", v.rule, v.text));
+        checks.judge("structure", fault, kind_of(hotpatch));
     }
 
     let trust = policy(&args.trust)?;
-    let signature = examine(&bytes[..], trust.as_ref().unwrap_or(&TrustPolicy::default()), UnixTime::now());
-    if let (None, Some(fault)) = (&hotpatch, &signature.fault)
-        && fault.reason() == "malformed"
-    {
+    let envelope = match &args.provenance {
+        Some(path) => Some(output::read(path)?),
+        None => provenance_beside(&args.patch)?,
+    };
+    let graft = hotpatch.as_ref().and_then(|h| h.graft.as_ref());
+    let (signature, sequence, provenance) = judge(args, bytes, graft, trust.as_ref(), envelope.as_deref())?;
+    // What has no headers to hold a signature is no PE file; a damaged signature is an answer.
+    if let (None, Some(fault @ Fault::Malformed { place: Place::Headers, .. })) = (&hotpatch, &signature.fault) {
         return Err(anyhow::anyhow!("{}: {fault}", args.patch.display()));
     }
-    match (&trust, &signature.fault) {
-        (_, None) => {
-            let who = signature.signer().and_then(|s| s.signer.as_ref()).map_or("", |s| s.subject.as_str());
-            check("signature", None, format!("signed by {who}"));
-        }
-        // Without roots nobody can be trusted, but what there is must be whole.
-        (None, Some(fault)) if fault.reason() == "unsigned" && hotpatch.is_none() => {
-            check(
-                "signature",
-                Some("neither a hotpatch nor signed: there is nothing to verify".to_owned()),
-                String::new(),
-            );
-        }
-        (None, Some(fault)) if matches!(fault.reason(), "untrusted" | "unsigned") => {
-            let text = match fault.reason() {
-                "unsigned" => fault.to_string(),
-                _ => "signed; give --trust to check by whom".to_owned(),
+    check_signature(&mut checks, &signature, trust.is_some(), hotpatch.is_some());
+    match (&trust, graft) {
+        (Some(trust), Some(graft)) => {
+            let good = match trust.minimum_sequence {
+                Some(minimum) => format!("sequence {} is not below {minimum}", graft.sequence),
+                None => format!("sequence {}; the policy demands none", graft.sequence),
             };
-            checks.push(Check { name: "signature", state: State::NotChecked, text });
+            checks.judge("policy", sequence.map(|fault| fault.to_string()), good);
         }
-        (_, Some(fault)) => check("signature", Some(fault.to_string()), String::new()),
-    }
-    if let (Some(trust), Some(graft)) = (&trust, hotpatch.as_ref().and_then(|h| h.graft.as_ref()))
-        && let Err(fault) = trust.check_sequence(graft.sequence)
-    {
-        checks.push(Check { name: "policy", state: State::Fault, text: fault.to_string() });
+        (None, _) => checks.put("policy", State::NotChecked, "give --trust or --policy"),
+        (Some(_), None) => {}
     }
 
+    let base_bytes = args.base.as_deref().map(output::read).transpose()?;
+    let new_bytes = args.new.as_deref().filter(|_| provenance.is_some()).map(output::read).transpose()?;
+    let statement =
+        check_provenance(&mut checks, provenance, trust.is_some(), (base_bytes.as_deref(), new_bytes.as_deref()));
+    drop(new_bytes);
+
     let mut residual = None;
-    if let (Some(base), Some(hotpatch)) = (&args.base, &hotpatch) {
-        let graft = hotpatch
-            .graft
-            .as_ref()
-            .context("the patch has no .hgraft section; its base cannot be told from the tables alone")?;
-        let base_bytes = output::read(base)?;
-        let fault = base_fault(graft, &base_bytes, base)?;
-        let matches = fault.is_none();
-        let state = if matches { State::Ok } else { State::Fault };
-        checks.push(Check {
-            name: "base",
-            state,
-            text: fault.unwrap_or_else(|| format!("made for {}", base.display())),
-        });
-        if let (Some(new), true) = (&args.new, matches) {
-            let progress = terminal.progress("checking what remains");
-            let (old_program, new_program) = crate::build::load_pair(base, new, &args.pdbs)?;
-            let comparison = hotgraft_diff::compare(&old_program, &new_program, &hotgraft_diff::Options::default());
-            let found = hotgraft_residual::check(&old_program, &new_program, &comparison, &base_bytes, &bytes)?;
-            drop(progress);
-            let good = format!("{} code ranges and {} objects compared, nothing remains", found.ranges, found.objects);
-            let fault = found.remaining.first().map(|r| format!("{} {}: {}", found.remaining.len(), r.subject, r.text));
-            let state = if fault.is_some() { State::Fault } else { State::Ok };
-            checks.push(Check { name: "residual", state, text: fault.unwrap_or(good) });
-            residual =
-                Some(ResidualReport { checked: true, remaining: found.remaining.len(), findings: found.remaining });
+    match (&args.base, &base_bytes, &hotpatch) {
+        (Some(base), Some(base_bytes), Some(hotpatch)) => {
+            let graft = hotpatch
+                .graft
+                .as_ref()
+                .context("the patch has no .hgraft section; its base cannot be told from the tables alone")?;
+            let fault = base_fault(graft, base_bytes, base)?;
+            let matches = fault.is_none();
+            checks.judge("base", fault, format!("made for {}", base.display()));
+            match &args.new {
+                Some(new) if matches => {
+                    residual = Some(check_residual(args, (base, new), base_bytes, bytes, &mut checks, terminal)?);
+                }
+                Some(_) => checks.put("residual", State::NotChecked, "the base is another one"),
+                None => checks.put("residual", State::NotChecked, "give --new as well"),
+            }
         }
+        (None, _, Some(_)) => {
+            checks.put("base", State::NotChecked, "give --base");
+            checks.put("residual", State::NotChecked, "give --base and --new");
+        }
+        _ => {}
     }
+    let checks = checks.0;
     let ok = checks.iter().all(|c| c.state != State::Fault);
     let report = Report {
         schema: "hotgraft.verify/1",
         path: args.patch.display().to_string(),
-        sha256: hex::text(&hotgraft_hotpatch::sha::both(&bytes).0),
+        sha256: signature.sha256.clone().unwrap_or_default(),
         ok,
         checks,
         violations,
         signature,
+        provenance: statement,
         residual,
     };
     match args.format {
@@ -162,6 +184,104 @@ pub fn run(args: &VerifyArgs, terminal: &Terminal) -> Result<Exit> {
         Format::Text => output::print_text(&text(&report))?,
     }
     Ok(if ok { Exit::Done } else { Exit::No })
+}
+
+type Judged = (VerifyReport, Option<Fault>, Option<Result<Provenance, Fault>>);
+
+/// Signature, sequence and provenance, as `apply` and `run` have them judged.
+fn judge(
+    args: &VerifyArgs,
+    bytes: &[u8],
+    graft: Option<&Graft>,
+    trust: Option<&TrustPolicy>,
+    envelope: Option<&[u8]>,
+) -> Result<Judged> {
+    let nobody = TrustPolicy::default();
+    let (policy, now) = (trust.unwrap_or(&nobody), args.at.unwrap_or_else(UnixTime::now));
+    let stream = graft.is_none() && envelope.is_none() && !policy.provenance_required;
+    if stream && args.patch != Path::new("-") {
+        // An image of any size is read a buffer at a time; what is mapped would stay in memory.
+        let about = || format!("{}: cannot read", args.patch.display());
+        let file = std::fs::File::open(&args.patch).with_context(about)?;
+        return Ok((examine_and_hash(&file, policy, now).with_context(about)?, None, None));
+    }
+    let candidate = Candidate { pe: bytes, sequence: graft.map(|g| g.sequence), provenance: envelope };
+    let Admission { signature, sequence, provenance, .. } = admit(&candidate, policy, now);
+    Ok((signature, sequence, provenance))
+}
+
+fn check_signature(checks: &mut Checks, signature: &VerifyReport, trust: bool, hotpatch: bool) {
+    let Some(fault) = &signature.fault else {
+        let who = signature.signer().and_then(|s| s.signer.as_ref()).map_or("", |s| s.subject.as_str());
+        return checks.put("signature", State::Ok, format!("signed by {who}"));
+    };
+    match fault.reason() {
+        "unsigned" if !trust && !hotpatch => {
+            checks.put("signature", State::Fault, "neither a hotpatch nor signed: there is nothing to verify");
+        }
+        // Without roots nobody can be trusted, but what there is must be whole.
+        "unsigned" if !trust => checks.put("signature", State::NotChecked, fault.to_string()),
+        "untrusted" if !trust => {
+            checks.put("signature", State::NotChecked, "signed, and whole; give --trust to check by whom");
+        }
+        _ => checks.put("signature", State::Fault, fault.to_string()),
+    }
+}
+
+/// The statement, if it counts.
+fn check_provenance(
+    checks: &mut Checks,
+    found: Option<Result<Provenance, Fault>>,
+    trust: bool,
+    (old, new): (Option<&[u8]>, Option<&[u8]>),
+) -> Option<Provenance> {
+    match found {
+        None => {
+            checks.put("provenance", State::NotChecked, "there is no statement");
+            None
+        }
+        Some(_) if !trust => {
+            checks.put("provenance", State::NotChecked, "there is a statement; give --trust to check whose");
+            None
+        }
+        Some(Err(fault)) => {
+            checks.put("provenance", State::Fault, fault.to_string());
+            None
+        }
+        Some(Ok(statement)) => {
+            let fault = statement.check_images(old, new).err().map(|fault| fault.to_string());
+            let mut good = format!("verdict {}, made by {}", statement.verdict, statement.tool);
+            if !statement.accepted.is_empty() {
+                let _ = write!(good, ", accepted: {}", statement.accepted.join(", "));
+            }
+            for (name, image, given) in [("old", &statement.old, old), ("new", &statement.new, new)] {
+                if given.is_none() {
+                    let _ = write!(good, "; {name} image {} not given", image.name);
+                }
+            }
+            checks.judge("provenance", fault, good);
+            Some(statement)
+        }
+    }
+}
+
+fn check_residual(
+    args: &VerifyArgs,
+    (base, new): (&Path, &Path),
+    base_bytes: &[u8],
+    bytes: &[u8],
+    checks: &mut Checks,
+    terminal: &Terminal,
+) -> Result<ResidualReport> {
+    let progress = terminal.progress("checking what remains");
+    let (old_program, new_program) = crate::build::load_pair(base, new, &args.pdbs)?;
+    let comparison = hotgraft_diff::compare(&old_program, &new_program, &hotgraft_diff::Options::default());
+    let found = hotgraft_residual::check(&old_program, &new_program, &comparison, base_bytes, bytes)?;
+    drop(progress);
+    let good = format!("{} code ranges and {} objects compared, nothing remains", found.ranges, found.objects);
+    let fault = found.remaining.first().map(|r| format!("{} {}: {}", found.remaining.len(), r.subject, r.text));
+    checks.judge("residual", fault, good);
+    Ok(ResidualReport { checked: true, remaining: found.remaining.len(), findings: found.remaining })
 }
 
 fn kind_of(hotpatch: &Hotpatch) -> &'static str {
@@ -232,6 +352,13 @@ fn signatures_text(report: &VerifyReport) -> String {
         if let Some(fault) = &signature.fault {
             let _ = writeln!(out, "    {}: {fault}", fault.reason());
         }
+    }
+    if report.overlay > 0 {
+        let signed = if report.signatures.is_empty() { "" } else { ", which signatures cover" };
+        let _ = writeln!(out, "  {} bytes behind the last section{signed}", report.overlay);
+    }
+    for what in &report.checked {
+        let _ = writeln!(out, "  checked: {what}");
     }
     for what in &report.not_checked {
         let _ = writeln!(out, "  not checked: {what}");

@@ -38,6 +38,7 @@ pub struct PatchFile {
     graft: Graft,
     call_targets: Vec<u32>,
     sha256: [u8; 32],
+    provenance: Option<Arc<[u8]>>,
 }
 
 fn unsound<T>(text: impl Into<String>) -> Result<T, PatchError> {
@@ -60,11 +61,22 @@ impl PatchFile {
     ) -> Result<PatchFile, PatchError> {
         let headers = Headers::parse(bytes)?;
         let sha256 = Sha256::digest(bytes).into();
-        let patch = PatchFile { bytes: bytes.into(), headers, info, graft, call_targets, sha256 };
+        let patch = PatchFile { bytes: bytes.into(), headers, info, graft, call_targets, sha256, provenance: None };
         patch.check_image()?;
         patch.check_tables()?;
         patch.check_functions()?;
         Ok(patch)
+    }
+
+    /// With the provenance envelope that came beside the file; the trust policy judges it.
+    pub fn with_provenance(mut self, envelope: Option<Vec<u8>>) -> PatchFile {
+        self.provenance = envelope.map(Arc::from);
+        self
+    }
+
+    /// The provenance envelope.
+    pub fn provenance(&self) -> Option<&[u8]> {
+        self.provenance.as_deref()
     }
 
     /// The file.

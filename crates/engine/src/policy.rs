@@ -1,6 +1,6 @@
 //! Whom to trust: the signature of the very bytes that are mapped.
 
-use hotgraft_signer::{Fault, TrustPolicy, UnixTime, verify};
+use hotgraft_signer::{Candidate, Fault, TrustPolicy, UnixTime, admit};
 
 use crate::error::ApplyError;
 use crate::patch::PatchFile;
@@ -39,21 +39,16 @@ pub(crate) fn check(patch: &PatchFile, trust: &Trust<'_>) -> Result<Option<Strin
         }
         return Err(ApplyError::Policy("nobody is trusted: no trust policy was given".into()));
     };
-    policy.check_sequence(patch.graft().sequence).map_err(refuse)?;
-    let verdict = verify(patch.bytes(), policy, trust.now).and_then(|report| match &report.fault {
-        Some(fault) => Err(fault.clone()),
-        None => Ok(report
-            .signer()
-            .map(|signature| signature.signer.as_ref().map_or_else(String::new, |s| s.subject.clone()))),
-    });
-    match verdict {
-        Ok(Some(subject)) => Ok(Some(subject)),
-        Ok(None) => Err(refuse(Fault::Unsigned)),
-        // A file that is refused by name, or a sequence, is refused whoever asks; a signature may be passed over.
-        Err(Fault::Unsigned) => match policy.check_unsigned(trust.allow_unsigned) {
-            Ok(()) => Ok(None),
-            Err(fault) => Err(refuse(fault)),
-        },
-        Err(fault) => Err(refuse(fault)),
+    let candidate =
+        Candidate { pe: patch.bytes(), sequence: Some(patch.graft().sequence), provenance: patch.provenance() };
+    let admission = admit(&candidate, policy, trust.now);
+    match admission.fault() {
+        None => Ok(admission.signature.publisher().map(|signer| signer.subject.clone())),
+        // A file that is refused by name, or a sequence, is refused whoever asks; a signature may be passed over, but not
+        // the statement that only a signer can make.
+        Some(Fault::Unsigned) if !policy.provenance_required => {
+            policy.check_unsigned(trust.allow_unsigned).map(|()| None).map_err(refuse)
+        }
+        Some(fault) => Err(refuse(fault.clone())),
     }
 }

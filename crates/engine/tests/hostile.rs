@@ -18,6 +18,29 @@ fn loaded() -> BufferSpace {
     space
 }
 
+/// What fuzzing starts from. With `HOTGRAFT_FUZZ_SEEDS` it stays in that folder, one folder for each target.
+#[test]
+fn seeds_are_what_they_are_said_to_be() {
+    let temporary = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("HOTGRAFT_FUZZ_SEEDS").map(std::path::PathBuf::from);
+    let folder = kept.unwrap_or_else(|| temporary.path().to_owned());
+    let put = |target: &str, name: &str, bytes: &[u8]| {
+        let folder = folder.join(target);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(name), bytes).unwrap();
+    };
+    let base = base_file();
+    for (name, spec) in [("first", first(&base)), ("second", second(&base))] {
+        let file = spec.build();
+        put("engine_patch", name, &file);
+        put("hotpatch_image", name, &file);
+        let mut space = loaded();
+        let applied = apply(&mut space, AT, &PatchFile::parse(&file).unwrap(), &options()).unwrap();
+        let record = space.snapshot().into_iter().find(|block| block.0 == applied.record_address).unwrap().1;
+        put("engine_record", name, &record);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 

@@ -2,7 +2,7 @@
 //!
 //! Needs the mingw compiler, Wine and the Rust target x86_64-pc-windows-gnu. Where one is missing, the tests fail.
 #![cfg(unix)]
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "figures")]
 
 mod support;
 
@@ -10,15 +10,22 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::thread;
+use std::time::Duration;
 
 use hotgraft_hotpatch::{EntryMethod, GuardedKind};
 use object::read::pe::PeFile64;
 use support::*;
 
 const WINE: &str = "/usr/lib/wine/wine64";
+const SERVER: &str = "/usr/lib/wine/wineserver64";
 const COMPILER: &str = "x86_64-w64-mingw32-gcc";
 const TARGET: &str = "x86_64-pc-windows-gnu";
+
+/// A test that takes longer stands still: then the programs that it started are ended, and with them the test.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Built programs and patches, and a Wine prefix.
 struct Lab {
@@ -26,13 +33,28 @@ struct Lab {
     prefix: PathBuf,
 }
 
-static LAB: OnceLock<Option<Lab>> = OnceLock::new();
+static LAB: OnceLock<Lab> = OnceLock::new();
 /// One test at a time: they measure pauses and look at all processes.
 static TURN: Mutex<()> = Mutex::new(());
 
-fn lab() -> Option<(&'static Lab, MutexGuard<'static, ()>)> {
-    let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    LAB.get_or_init(Lab::new).as_ref().map(|lab| (lab, turn))
+/// A test's turn. Whatever still runs under Wine after [`LIMIT`] is ended, so that a test that waits for it fails.
+struct Turn {
+    _alone: MutexGuard<'static, ()>,
+    /// Dropped with the turn, which is what the watchdog waits for.
+    _over: mpsc::Sender<()>,
+}
+
+fn lab() -> (&'static Lab, Turn) {
+    let alone = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let lab = LAB.get_or_init(Lab::new);
+    let (over, wait) = mpsc::channel();
+    thread::spawn(move || {
+        if wait.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("the test stands still for {} s: its programs are ended", LIMIT.as_secs());
+            let _ = Command::new(SERVER).arg("-k").env("WINEPREFIX", &lab.prefix).status();
+        }
+    });
+    (lab, Turn { _alone: alone, _over: over })
 }
 
 fn succeeds(command: &mut Command) {
@@ -41,7 +63,7 @@ fn succeeds(command: &mut Command) {
 }
 
 impl Lab {
-    fn new() -> Option<Lab> {
+    fn new() -> Lab {
         let has = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
         for program in [COMPILER, WINE] {
             if !has(program) {
@@ -67,8 +89,11 @@ impl Lab {
         let built = temporary.parent().unwrap().join(TARGET).join("debug/examples/live.exe");
         fs::copy(built, folder.join("live.exe")).unwrap();
         let lab = Lab { folder, prefix: temporary.join("wine") };
+        // Else each test waits for the server to start and to stop.
+        fs::create_dir_all(&lab.prefix).unwrap();
+        let _ = Command::new(SERVER).arg("-p30").env("WINEPREFIX", &lab.prefix).status();
         lab.patches();
-        Some(lab)
+        lab
     }
 
     fn service_bytes(&self) -> Vec<u8> {
@@ -89,7 +114,10 @@ impl Lab {
 
     fn wine(&self, program: &str) -> Command {
         let mut command = Command::new(WINE);
-        command.env("WINEPREFIX", &self.prefix).env("WINEDEBUG", "-all").env("WINEDLLOVERRIDES", "mscoree,mshtml=");
+        command
+            .env("WINEPREFIX", &self.prefix)
+            .env("WINEDEBUG", "-all")
+            .env("WINEDLLOVERRIDES", "mscoree,mshtml,winedbg.exe=");
         command.current_dir(&self.folder).arg(program);
         command
     }
@@ -256,7 +284,7 @@ fn outer(exports: &Exports) -> Replacement {
 
 #[test]
 fn the_stack_is_walked_through_the_patch() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     let mut service = lab.service(1);
     let pid = service.pid.clone();
     assert_eq!(service.ask("o"), "outer -1");
@@ -270,7 +298,7 @@ fn the_stack_is_walked_through_the_patch() {
 
 #[test]
 fn a_live_hook_of_somebody_else_is_named_and_stays() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     let mut service = lab.service(0);
     let pid = service.pid.clone();
     assert_eq!(service.ask("x"), "hooked");
@@ -284,7 +312,7 @@ fn a_live_hook_of_somebody_else_is_named_and_stays() {
 
 #[test]
 fn a_held_loader_lock_delays_nobody_but_the_patch() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     let mut service = lab.service(2);
     let pid = service.pid.clone();
     assert_eq!(service.ask("k"), "held");
@@ -300,7 +328,7 @@ fn a_held_loader_lock_delays_nobody_but_the_patch() {
 
 #[test]
 fn a_service_under_load_is_patched_and_rolled_back() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     let mut service = lab.service(8);
     let pid = service.pid.clone();
     assert_eq!(service.number("hits"), 0);
@@ -326,7 +354,7 @@ fn a_service_under_load_is_patched_and_rolled_back() {
 
 #[test]
 fn a_successor_replaces_its_predecessor_on_a_live_process() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     let mut service = lab.service(4);
     let pid = service.pid.clone();
     lab.ok(&["apply", &pid, "first.dll"]);
@@ -348,7 +376,7 @@ fn a_successor_replaces_its_predecessor_on_a_live_process() {
 
 #[test]
 fn a_killed_hotgraft_leaves_the_service_running_as_before_or_as_after() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     let phases: Vec<&str> = hotgraft_engine::Phase::ALL.iter().map(|phase| phase.name()).chain(["resume"]).collect();
     for phase in phases {
         let mut service = lab.service(4);
@@ -379,7 +407,7 @@ fn a_killed_hotgraft_leaves_the_service_running_as_before_or_as_after() {
 
 #[test]
 fn stopping_at_any_phase_changes_nothing() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     let mut service = lab.service(2);
     let pid = service.pid.clone();
     for phase in hotgraft_engine::Phase::ALL {
@@ -397,7 +425,7 @@ fn stopping_at_any_phase_changes_nothing() {
 
 #[test]
 fn a_thread_in_a_function_that_must_be_empty_is_named() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     let mut service = lab.service(2);
     let pid = service.pid.clone();
     assert_eq!(service.ask("h"), "held");
@@ -411,7 +439,7 @@ fn a_thread_in_a_function_that_must_be_empty_is_named() {
 
 #[test]
 fn run_patches_before_the_program_begins_and_passes_its_exit_code_on() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     let mut command = lab.wine("live.exe");
     command.args(["run", "first.dll", "service.exe", "3"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -426,7 +454,7 @@ fn run_patches_before_the_program_begins_and_passes_its_exit_code_on() {
 
 #[test]
 fn a_patch_for_another_build_is_refused() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     let mut other = lab.service_bytes();
     let stamp = u32::from_le_bytes(other[0x3c..0x40].try_into().unwrap()) as usize + 8;
     other[stamp] ^= 1;
@@ -461,12 +489,12 @@ fn cycle(lab: &Lab, arguments: &[&str]) {
 
 #[test]
 fn cycles_while_all_threads_spin_lose_no_answer() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     cycle(lab, &["8"]);
 }
 
 #[test]
 fn cycles_on_a_server_that_waits_for_requests_lose_no_answer() {
-    let Some((lab, _turn)) = lab() else { return };
+    let (lab, _turn) = lab();
     cycle(lab, &["8", "paced"]);
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hotgraft_engine::{ApplyError, ApplyOptions, BufferSpace, PatchFile, Trust, apply, query};
-use hotgraft_signer::{SignOptions, SigningKey, TrustPolicy, UnixTime, sign};
+use hotgraft_signer::{Artifact, Provenance, SignOptions, SigningKey, TrustPolicy, UnixTime, sign};
 use support::*;
 
 const AT: u64 = 0x1_4000_0000;
@@ -35,10 +35,14 @@ fn credentials(folder: &Path, name: &str) -> (Vec<u8>, Vec<u8>) {
 }
 
 fn attempt(file: &[u8], trust: Trust<'_>) -> Result<BufferSpace, ApplyError> {
+    attempt_with(file, None, trust)
+}
+
+fn attempt_with(file: &[u8], provenance: Option<Vec<u8>>, trust: Trust<'_>) -> Result<BufferSpace, ApplyError> {
     let mut space = BufferSpace::new();
     space.load(BASE_NAME, &base_file(), AT).unwrap();
     let before = space.snapshot();
-    let patch = PatchFile::parse(file).unwrap();
+    let patch = PatchFile::parse(file).unwrap().with_provenance(provenance);
     match apply(&mut space, AT, &patch, &ApplyOptions { trust, ..ApplyOptions::default() }) {
         Ok(_) => Ok(space),
         Err(error) => {
@@ -86,4 +90,26 @@ fn the_policy_decides_on_the_bytes_that_are_mapped() {
     let mut later = policy.clone();
     later.minimum_sequence = Some(2);
     attempt(&signed, trust(&later)).unwrap_err();
+    // Provenance, where the policy wants it: the signer's statement about this patch, and no other.
+    let image = |bytes: &[u8]| Artifact::of_image("patch.dll", bytes).unwrap();
+    let mut statement = Provenance {
+        patch: image(&unsigned),
+        old: Artifact::of_file("old.dll", b"old"),
+        new: Artifact::of_file("new.dll", b"new"),
+        tool: "urn:hotgraft:0.1.0".to_owned(),
+        options: Default::default(),
+        verdict: "patch".to_owned(),
+        accepted: vec![],
+    };
+    let key = SigningKey::from_pem(&key, &certificate, None).unwrap();
+    let good = statement.sign(&key).unwrap();
+    statement.patch = image(&base_file());
+    let foreign = statement.sign(&key).unwrap();
+    let mut documented = policy.clone();
+    documented.provenance_required = true;
+    attempt_with(&signed, Some(good.clone()), trust(&documented)).unwrap();
+    attempt_with(&signed, Some(good.clone()), trust(&policy)).unwrap();
+    attempt_with(&signed, None, trust(&documented)).unwrap_err();
+    attempt_with(&signed, Some(foreign), trust(&documented)).unwrap_err();
+    attempt_with(&unsigned, Some(good), Trust { allow_unsigned: true, ..trust(&documented) }).unwrap_err();
 }

@@ -9,6 +9,7 @@ use crate::contract;
 use crate::escape;
 use crate::plan::PlannedReference;
 use crate::resolve::Resolver;
+use crate::rules::functions;
 use crate::uses::{User, is_address_taken};
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{Status, function_label};
@@ -29,6 +30,8 @@ pub enum Why {
     Reads(String),
     /// It calls the named function, whose old entry stays as it is.
     Calls(String),
+    /// It and the named function run on one frame.
+    Frame(String),
     /// It refers to the named function, of which the base has no certain counterpart.
     Retargeted(String),
     /// It holds the address of the named constant, which is copied.
@@ -94,6 +97,9 @@ impl Closure {
         let mut b = Builder { ctx, out: Self::default(), functions: Vec::new(), objects: Vec::new() };
         for pair in &ctx.cmp.functions {
             if let (Status::Changed, Some(new)) = (pair.status, pair.new) {
+                if functions::is_unused_funclet(ctx, pair) {
+                    continue;
+                }
                 match ctx.counterpart(new) {
                     Some(_) => b.add_function(new, Why::Changed),
                     None => b.retarget(new),
@@ -248,6 +254,14 @@ impl Builder<'_, '_> {
         if let Some(old) = ctx.counterpart(new) {
             self.check_entry(old, new);
         }
+        // What runs on its frame relies on its layout, and is found through its unwind data.
+        let named = ctx.new.named_by_unwind(new);
+        for funclet in named.into_iter().filter(|id| ctx.new.functions[id.index()].funclet_of.contains(&new)) {
+            self.add_function(funclet, Why::Frame(label.clone()));
+        }
+        for &owner in &f.funclet_of {
+            self.add_function(owner, Why::Frame(label.clone()));
+        }
     }
 
     /// A function that was matched on weak evidence is taken as a new one, and who refers to it was changed by that.
@@ -284,6 +298,9 @@ impl Builder<'_, '_> {
     /// A function whose old entry is not redirected needs all its callers.
     fn check_entry(&mut self, old: FunctionId, new: FunctionId) {
         let ctx = self.ctx;
+        if self.is_funclet(old, new) {
+            return;
+        }
         let drift = contract::drift(ctx, old, new);
         let key = if signature_changed(ctx, old, new) {
             "code.signature.changed"
@@ -341,6 +358,45 @@ impl Builder<'_, '_> {
         }
     }
 
+    /// A function that runs on another one's frame: frames of the old version go on to need the old code, so that its entry
+    /// stays as it is, and the new version is for the new versions of its owners only.
+    fn is_funclet(&mut self, old: FunctionId, new: FunctionId) -> bool {
+        let ctx = self.ctx;
+        let (last, next) = (&ctx.old.functions[old.index()], &ctx.new.functions[new.index()]);
+        let (a, b) = (&last.funclet_of, &next.funclet_of);
+        if a.is_empty() && b.is_empty() {
+            if last.is_named_as_funclet() || next.is_named_as_funclet() {
+                let about = Some(ctx.function_pair(new).1);
+                let subject = ctx.function_subject(Some(old), Some(new));
+                let text = "By its name it runs on the frame of another function, and no unwind data says so.";
+                self.block("code.unwind.unknown", about, subject, text, ctx.function_source(Some(old), Some(new)));
+            }
+            return false;
+        }
+        let label = function_label(ctx.new, new);
+        let stranger = [(ctx.old, &ctx.old_uses, old, a), (ctx.new, &ctx.new_uses, new, b)].into_iter().any(
+            |(program, uses, id, owners)| {
+                Context::is_reachable_from_outside(program, id)
+                    || uses.of_function(id).iter().any(|used| {
+                        let own = matches!(used.user, User::Function(user) if user == id || owners.contains(&user));
+                        !own && (matches!(used.user, User::Function(_)) || is_address_taken(program, id, used))
+                    })
+            },
+        );
+        if stranger {
+            let about = Some(ctx.function_pair(new).1);
+            let subject = ctx.function_subject(Some(old), Some(new));
+            let source = ctx.function_source(Some(old), Some(new));
+            let text = "It runs on the frame of another function, and yet others reach it as well.";
+            self.block("code.fold.diverged", about, subject, text, source);
+        }
+        self.out.direct_only.insert(new);
+        for owner in a.iter().filter_map(|&owner| ctx.cmp.new_function(owner)) {
+            self.add_function(owner, Why::Frame(label.clone()));
+        }
+        true
+    }
+
     /// Who can reach a function by another way than a direct call, on either side.
     fn address_holder(&self, old: FunctionId, new: FunctionId) -> Option<String> {
         let ctx = self.ctx;
@@ -352,7 +408,7 @@ impl Builder<'_, '_> {
                 return Some(format!("its address is held by {}", Context::user_label(program, used.user)));
             }
             if let Some(user) = uses.handler_of(id).find(|user| *user != id) {
-                return Some(format!("it is the exception handler of {}", function_label(program, user)));
+                return Some(format!("the unwind data of {} names it", function_label(program, user)));
             }
         }
         None
@@ -362,6 +418,11 @@ impl Builder<'_, '_> {
         let ctx = self.ctx;
         let o = &ctx.new.objects[new.index()];
         let label = object_label(ctx.new, new);
+        if o.is_throw_info() {
+            let (pair, about) = ctx.object_pair(new);
+            let subject = ctx.object_subject(pair.old, pair.new);
+            self.block("code.throw.added", Some(about), subject, "", None);
+        }
         for r in ctx.new.references_in(o.rva, o.end()) {
             self.visit_reference(r, &label);
         }

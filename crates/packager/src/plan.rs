@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::uses::is_address_taken;
 use crate::verdict::{Decision, Options, Outcome, Verdict};
-use hotgraft_diff::comparison::{Comparison, function_label};
+use hotgraft_diff::comparison::{Comparison, Status, function_label};
 use hotgraft_hotpatch::{BaseIdentity, EntryMethod};
 use hotgraft_program::{Architecture, EntryKind, FunctionId, ImportId, ObjectId, Program, Target};
 use serde::Serialize;
@@ -115,7 +115,11 @@ pub fn plan(old: &Program, new: &Program, cmp: &Comparison, verdict: &Verdict, o
     }
     let mut functions = Vec::with_capacity(closure.functions.len());
     for &id in closure.functions.keys() {
-        let replaced = ctx.counterpart(id);
+        // A part of a function that comes along unchanged replaces nothing: frames of the old version go on to use the
+        // old one.
+        let same = ctx.function_pair(id).0.status == Status::Identical;
+        let along = same && !new.functions[id.index()].funclet_of.is_empty();
+        let replaced = ctx.counterpart(id).filter(|_| !along);
         let method = match replaced {
             Some(old_id) if !closure.direct_only.contains(&id) => {
                 Some(match old.functions[old_id.index()].entry_kind {

@@ -152,10 +152,14 @@ impl<'a, 'c> Resolver<'a, 'c> {
             Entity::ImageBase => {
                 // The anchor of tables that the patch brings along, or the base image itself.
                 let anchors = |id: FunctionId| {
-                    self.ctx.new.functions[id.index()].ranges.iter().any(|range| {
-                        let refs = self.ctx.new.references_in(range.rva, range.end());
-                        refs.iter().any(|r| r.form == Form::ImageRelativeDisplacement)
-                    })
+                    let new = self.ctx.new;
+                    let holds = |start, end, form| new.references_in(start, end).iter().any(|r| r.form == form);
+                    let f = &new.functions[id.index()];
+                    f.ranges.iter().any(|range| holds(range.rva, range.end(), Form::ImageRelativeDisplacement))
+                        || f.jump_tables.iter().any(|table| {
+                            let table = &new.objects[table.object.index()];
+                            holds(table.rva, table.end(), Form::ImageRelative)
+                        })
                 };
                 match user {
                     User::Function(id) if r.target.addend == 0 && anchors(id) => Ok(Destination::PatchImageBase),

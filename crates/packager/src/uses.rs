@@ -79,16 +79,11 @@ impl Uses {
             }
         }
         let mut unwind = vec![Vec::new(); program.functions.len()];
-        for (i, f) in program.functions.iter().enumerate() {
-            for &u in &f.unwind {
-                let Some(info) = program.unwind.get(u as usize) else { continue };
-                for r in &info.references {
-                    if let Entity::Function(id) = r.target.entity
-                        && id.index() != i
-                        && let Some(list) = unwind.get_mut(id.index())
-                    {
-                        list.push(u32::try_from(i).unwrap_or(u32::MAX));
-                    }
+        for i in 0..program.functions.len() {
+            let user = FunctionId(u32::try_from(i).unwrap_or(u32::MAX));
+            for named in program.named_by_unwind(user) {
+                if let Some(list) = unwind.get_mut(named.index()) {
+                    list.push(user.0);
                 }
             }
         }
@@ -109,7 +104,7 @@ impl Uses {
         self.objects.of(id.index())
     }
 
-    /// Functions whose unwind information names `id` as handler.
+    /// Functions whose unwind data names `id`: as handler, filter, clean-up action, destructor or catch block.
     pub fn handler_of(&self, id: FunctionId) -> impl Iterator<Item = FunctionId> + '_ {
         self.unwind.get(id.index()).into_iter().flatten().map(|&f| FunctionId(f))
     }

@@ -130,6 +130,7 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     findings.extend(rules::image::changes(ctx, closure));
     findings.extend(rules::image::imports(ctx, closure));
     findings.extend(rules::image::guard(ctx));
+    findings.extend(rules::image::continuations(ctx, closure));
     findings.extend(rules::image::entry_point(ctx));
     findings.extend(rules::image::thread_locals(ctx));
     findings.extend(rules::runtime::loops(ctx, closure));

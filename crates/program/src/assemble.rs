@@ -9,6 +9,7 @@ mod names;
 mod objects;
 mod pieces;
 mod references;
+mod rtti;
 mod spans;
 mod strings;
 
@@ -80,7 +81,7 @@ pub fn program(image: Image, pdb: Option<Pdb>) -> Result<Program> {
         let (start, end) = (program.unwind[i].info, program.unwind[i].info.saturating_add(program.unwind[i].size));
         program.unwind[i].references = program.references_in(start, end).to_vec();
     }
-    functions::link_unwind(&mut program);
+    functions::link_unwind(&mut program, &unwind.code_targets);
     program.spans = spans::account(&program, &raw);
     let kinds: Vec<_> = {
         let covered = spans::Covered::new(&program, &raw);

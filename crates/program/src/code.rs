@@ -14,6 +14,7 @@ mod cfg;
 mod descent;
 mod entry;
 mod flow;
+mod image_base;
 mod local;
 mod needs;
 mod sorted_map;

@@ -1,6 +1,6 @@
 //! Functions: entry, ranges, and what is known of them.
 
-use crate::entity::{ModuleId, ObjectId, UdtId};
+use crate::entity::{FunctionId, ModuleId, ObjectId, UdtId};
 use bitflags::bitflags;
 use serde::Serialize;
 
@@ -163,6 +163,9 @@ pub struct Function {
     pub inlined: Vec<InlineSite>,
     /// Indices into [`Program::unwind`](crate::Program::unwind) for the entries that cover this function's ranges.
     pub unwind: Vec<u32>,
+    /// Functions that run this one on their own frame, through their unwind data (exception filter, clean-up action, catch
+    /// block); sorted. Empty for a function that is called in the ordinary way.
+    pub funclet_of: Vec<FunctionId>,
     /// Jump tables used by this function.
     pub jump_tables: Vec<JumpTable>,
     /// Marked as not returning by the PDB.
@@ -174,6 +177,19 @@ pub struct Function {
 }
 
 impl Function {
+    /// True if the compiler named it as a part of another function that runs on that one's frame: Visual C++ as in
+    /// `` `f'::`1'::dtor$0 ``, clang as in `?catch$2@?0?f@4HA`.
+    pub fn is_named_as_funclet(&self) -> bool {
+        let part = |name: &str| {
+            let last = name.rsplit("::").next().unwrap_or(name);
+            let last = last.strip_prefix('?').unwrap_or(last);
+            ["dtor$", "catch$", "filt$", "fin$"]
+                .iter()
+                .any(|part| last.strip_prefix(part).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())))
+        };
+        [&self.name, &self.decorated].into_iter().flatten().any(|name| part(name))
+    }
+
     /// RVA of the entry.
     pub fn rva(&self) -> u32 {
         self.ranges[0].rva

@@ -203,6 +203,18 @@ impl Image {
         self.sections.iter().find(|s| s.contains(rva))
     }
 
+    /// A field of the load configuration of an x64 image: `width` 4 or 8 bytes at `offset` from its start. `None` if
+    /// there is no such structure, or it is too short for the field.
+    pub fn load_config_field(&self, offset: u32, width: u32) -> Option<u64> {
+        let (rva, size) = self.directories.get(10).copied()?;
+        let declared = self.u32(rva).filter(|_| rva != 0 && size != 0)?;
+        if offset.checked_add(width)? > declared {
+            return None;
+        }
+        let at = rva.checked_add(offset)?;
+        if width == 8 { self.u64(at) } else { self.u32(at).map(u64::from) }
+    }
+
     /// True for IMAGE_FILE_DLL.
     pub fn is_dll(&self) -> bool {
         self.characteristics & 0x2000 != 0

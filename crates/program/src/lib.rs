@@ -26,7 +26,7 @@ pub use entity::{Entity, FunctionId, ImportId, ModuleId, ObjectId, Target, UdtId
 pub use error::{Error, Result};
 pub use function::{CodeRange, EntryKind, Evidence, Function, InlineSite, JumpTable, Linkage, Problem, RangeKind};
 pub use image::{Architecture, Export, ExportTarget, Image, Import, ImportName, PdbIdentity, Section};
-pub use load::PdbChoice;
+pub use load::{Mapped, PdbChoice};
 pub use object::{Extent, Object, ObjectKind};
 pub use program::{Module, Program, SectionCoverage, SourceLine, Span, SpanKind};
 pub use reference::{Form, Reference};

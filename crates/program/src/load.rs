@@ -22,12 +22,15 @@ pub enum PdbChoice {
     None,
 }
 
-/// A file in memory.
-struct Mapped(Option<memmap2::Mmap>);
+/// A file in memory, read where it is looked at.
+pub struct Mapped(Option<memmap2::Mmap>);
 
 impl Mapped {
+    /// Maps a file.
+    ///
+    /// Fails with [`Error::Io`] if it cannot be read or is no regular file.
     #[expect(unsafe_code, reason = "a mapping avoids copying images and PDBs of hundreds of megabytes")]
-    fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         let fail = |source| Error::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
@@ -44,7 +47,8 @@ impl Mapped {
         Ok(Mapped(Some(map)))
     }
 
-    fn bytes(&self) -> &[u8] {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
     }
 }

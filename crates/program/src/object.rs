@@ -100,4 +100,10 @@ impl Object {
     pub fn contains(&self, rva: u32) -> bool {
         rva.checked_sub(self.rva).is_some_and(|d| d < self.size)
     }
+    /// True for what Visual C++'s `throw` passes to the run-time (`_ThrowInfo`): `_TI`, letters for const, volatile and
+    /// unaligned, then the number of types that it can be caught as.
+    pub fn is_throw_info(&self) -> bool {
+        let rest = self.decorated.as_deref().and_then(|name| name.strip_prefix("_TI"));
+        rest.is_some_and(|rest| rest.trim_start_matches(['C', 'V', 'U']).starts_with(|c: char| c.is_ascii_digit()))
+    }
 }

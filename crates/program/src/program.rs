@@ -3,11 +3,12 @@
 use crate::entity::{Entity, FunctionId, ImportId, ObjectId, Target};
 use crate::function::Function;
 use crate::image::{Export, Image, Import};
-use crate::object::Object;
+use crate::object::{Object, ObjectKind};
 use crate::reference::Reference;
 use crate::types::Types;
 use crate::unwind::UnwindInfo;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// A compiland (object file) named by the PDB.
 #[derive(Clone, Debug, Serialize)]
@@ -206,6 +207,35 @@ impl Program {
             Entity::ImageBase | Entity::Unknown => 0,
         };
         i64::from(start) + target.addend
+    }
+
+    /// Functions that the unwind data of a function names, itself excepted: handlers, filters, clean-up actions,
+    /// destructors, catch blocks; through all maps that the data leads to. Sorted.
+    pub fn named_by_unwind(&self, id: FunctionId) -> Vec<FunctionId> {
+        let mut out = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut maps = Vec::new();
+        let mut visit = |references: &[Reference], maps: &mut Vec<ObjectId>| {
+            for reference in references {
+                match reference.target.entity {
+                    Entity::Function(named) | Entity::Fragment(named, _) if named != id => out.push(named),
+                    Entity::Object(map) if self.objects[map.index()].kind == ObjectKind::Unwind && seen.insert(map) => {
+                        maps.push(map);
+                    }
+                    _ => {}
+                }
+            }
+        };
+        for info in self.functions[id.index()].unwind.iter().filter_map(|&u| self.unwind.get(u as usize)) {
+            visit(&info.references, &mut maps);
+        }
+        while let Some(map) = maps.pop() {
+            let map = &self.objects[map.index()];
+            visit(self.references_in(map.rva, map.end()), &mut maps);
+        }
+        out.sort_unstable();
+        out.dedup();
+        out
     }
 
     /// References whose site lies in `[start, end)`.

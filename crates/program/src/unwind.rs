@@ -108,4 +108,4 @@ pub fn read(image: &Image, handler_name: &dyn Fn(u32) -> Option<String>) -> Resu
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

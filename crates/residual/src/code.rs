@@ -3,7 +3,7 @@
 use crate::data::{first_difference, held_address};
 use crate::reencoded;
 use crate::walk::{Context, Found};
-use hotgraft_program::{CodeRange, Form, FunctionId, HandlerData, Program, SpanKind, UnwindInfo};
+use hotgraft_program::{CodeRange, FunctionId, HandlerData, Program, SpanKind, UnwindInfo};
 
 /// Compare the code at `va` in patched memory with a range of a new function.
 pub(crate) fn compare(context: &Context<'_>, va: u64, id: FunctionId, number: u16) -> Found {
@@ -47,6 +47,16 @@ pub(crate) fn compare(context: &Context<'_>, va: u64, id: FunctionId, number: u1
     }
     compare_unwind(context, va, range, places.as_deref(), &subject, &mut found);
     found
+}
+
+/// True if the code at `va` is that of a new range but for the fields that hold addresses.
+pub(crate) fn is_plain_copy(context: &Context<'_>, va: u64, id: FunctionId, number: u16) -> bool {
+    let range = context.range(id, number);
+    let references = context.new.references_in(range.rva, range.end());
+    match (context.world.bytes(va, range.size), context.new.image.bytes(range.rva, range.size as usize)) {
+        (Some(ours), Some(theirs)) => first_difference(ours, theirs, range.rva, references).is_none(),
+        _ => false,
+    }
 }
 
 /// Where the instructions of a new range are in the code at `va`; `None` if it is a plain copy (or differs, which is reported
@@ -167,11 +177,7 @@ impl Unwind<'_, '_> {
                 }
                 continue;
             }
-            // Handlers are reached through a thunk of the patch, because their RVA must lie in the image that names them.
-            let direct = context.relate(held, reference.target, reference.form, &mut Found::default());
-            let held = if direct.is_ok() { held } else { context.world.follow_thunk(held) };
-            // What the unwinder calls is not a function's identity.
-            context.relate(held, reference.target, Form::Branch, found).map_err(said)?;
+            context.relate_called(held, reference.target, reference.form, found).map_err(said)?;
         }
         Ok(())
     }

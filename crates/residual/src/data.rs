@@ -1,7 +1,7 @@
 //! Comparing one object.
 
 use crate::walk::{Context, Found, is_structural};
-use hotgraft_program::{Form, ObjectId, Reference};
+use hotgraft_program::{Form, ObjectId, ObjectKind, Reference};
 
 /// The address that a reference's field holds in patched memory, when the field's holder starts at `va` there and at
 /// `start` in the new image.
@@ -53,7 +53,9 @@ pub(crate) fn compare(context: &Context<'_>, va: u64, id: ObjectId) -> Found {
         found.remain("residual.data", subject, object.rva, format!("{va:#x} is not {} bytes of an image", object.size));
         return found;
     };
-    if let Err(why) = same(context, va, object.rva, (ours, theirs), &mut found) {
+    let named = matches!(object.kind, ObjectKind::Unwind | ObjectKind::Rtti);
+    let called = if named { Called::ThroughThunks } else { Called::ByIdentity };
+    if let Err(why) = same(context, va, object.rva, (ours, theirs), called, &mut found) {
         found.remain("residual.data", subject, object.rva, why);
     }
     found
@@ -63,7 +65,17 @@ pub(crate) fn compare(context: &Context<'_>, va: u64, id: ObjectId) -> Found {
 pub(crate) fn same_bytes(context: &Context<'_>, va: u64, rva: u32, size: u32, found: &mut Found) -> Result<(), String> {
     let ours = context.world.bytes(va, size).ok_or("the place lies outside of both images")?;
     let theirs = context.new.image.bytes(rva, size as usize).ok_or("the new image has no such bytes")?;
-    same(context, va, rva, (ours, theirs), found)
+    same(context, va, rva, (ours, theirs), Called::ByIdentity, found)
+}
+
+/// What the image-relative address of a function in data is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Called {
+    /// A value like any other: the function's identity.
+    ByIdentity,
+    /// The run-time calls it, and nobody compares it. It must lie in the image that names it, so that a thunk of the patch
+    /// may stand for a function of the base.
+    ThroughThunks,
 }
 
 fn same(
@@ -71,6 +83,7 @@ fn same(
     va: u64,
     rva: u32,
     (ours, theirs): (&[u8], &[u8]),
+    called: Called,
     found: &mut Found,
 ) -> Result<(), String> {
     let end = rva + theirs.len() as u32;
@@ -84,9 +97,12 @@ fn same(
     }
     for reference in references {
         let held = held_address(context, reference, va, rva).ok_or("a field lies outside of both images")?;
-        context
-            .relate(held, reference.target, reference.form, found)
-            .map_err(|why| format!("field at +{:#x}: {why}", reference.site - rva))?;
+        let outcome = if called == Called::ThroughThunks && reference.form == Form::ImageRelative {
+            context.relate_called(held, reference.target, reference.form, found)
+        } else {
+            context.relate(held, reference.target, reference.form, found)
+        };
+        outcome.map_err(|why| format!("field at +{:#x}: {why}", reference.site - rva))?;
     }
     Ok(())
 }

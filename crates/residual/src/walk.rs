@@ -107,8 +107,18 @@ pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) ->
         frontier = next;
     }
     // Old code that was left as it is, although it differs, does no harm if nobody can come to it any more.
+    let unused = (Unused::new(world.old), Unused::new(new));
+    left.retain(|l| !(unused.0.contains(world.old, l.0) && unused.1.contains(new, l.1)));
     let redirected: FxHashSet<FunctionId> = entries.values().filter(|e| e.1).map(|e| e.0).collect();
-    let candidates: Vec<FunctionId> = left.iter().filter(|l| copied.contains(&l.1)).map(|l| l.0).collect();
+    // Equal funclets count as well: nobody comes to them but their owners and, through shared maps, each other.
+    let funclets = world.old.functions.iter().enumerate().filter(|(_, f)| !f.funclet_of.is_empty());
+    let candidates: Vec<FunctionId> = left
+        .iter()
+        .filter(|l| copied.contains(&l.1))
+        .map(|l| l.0)
+        .chain(funclets.map(|(i, _)| FunctionId::from(i)))
+        .filter(|id| left.iter().all(|l| l.0 != *id || copied.contains(&l.1)))
+        .collect();
     let retired = retired(world.old, &redirected, candidates);
     for (old, _, remaining) in left {
         if !retired.contains(&old) {
@@ -132,8 +142,21 @@ fn retired(old: &Program, redirected: &FxHashSet<FunctionId>, candidates: Vec<Fu
         .filter_map(|e| if let ExportTarget::Rva(rva) = e.target { Some(rva) } else { None })
         .collect();
     retired.retain(|f| !exported.contains(&old.functions[f.index()].rva()));
+    // Whose unwind data leads to each of them: frames of these may still need it.
+    let mut unwound: FxHashMap<FunctionId, Vec<FunctionId>> = FxHashMap::default();
+    for i in 0..old.functions.len() {
+        let user = FunctionId::from(i);
+        for named in old.named_by_unwind(user).into_iter().filter(|named| retired.contains(named)) {
+            unwound.entry(named).or_default().push(user);
+        }
+    }
     loop {
         let mut kept = FxHashSet::default();
+        for (&to, users) in unwound.iter().filter(|(to, _)| retired.contains(to)) {
+            if !users.iter().all(|from| redirected.contains(from) || retired.contains(from)) {
+                kept.insert(to);
+            }
+        }
         for reference in &old.references {
             let (Entity::Function(to) | Entity::Fragment(to, _)) = reference.target.entity else { continue };
             if !retired.contains(&to) {
@@ -141,7 +164,7 @@ fn retired(old: &Program, redirected: &FxHashSet<FunctionId>, candidates: Vec<Fu
             }
             let harmless = match old.function_at(reference.site) {
                 Some((from, _)) => from == to || redirected.contains(&from) || retired.contains(&from),
-                // The unwinder's tables name every function; jump tables name only their own.
+                // The unwinder's table names every function, its data is looked at above; jump tables name only their own.
                 None => old.object_at(reference.site).is_some_and(|o| match old.objects[o.index()].kind {
                     ObjectKind::RuntimeFunctions | ObjectKind::Unwind | ObjectKind::Debug => true,
                     ObjectKind::JumpTable(owner) => owner == to,
@@ -159,6 +182,32 @@ fn retired(old: &Program, redirected: &FxHashSet<FunctionId>, candidates: Vec<Fu
     }
 }
 
+/// Which functions something leads to: code of others, data, handlers' data.
+struct Unused {
+    led_to: FxHashSet<FunctionId>,
+}
+
+impl Unused {
+    fn new(program: &Program) -> Self {
+        let led = program.references.iter().filter_map(|r| match r.target.entity {
+            Entity::Function(to) | Entity::Fragment(to, _) => {
+                let own = program.function_at(r.site).is_some_and(|(from, _)| from == to);
+                let table = program.object_at(r.site).is_some_and(|o| is_structural(program.objects[o.index()].kind));
+                (!own && !table).then_some(to)
+            }
+            _ => None,
+        });
+        Self { led_to: led.collect() }
+    }
+
+    /// True for a part of another function, by its name, that nothing leads to.
+    fn contains(&self, program: &Program, id: FunctionId) -> bool {
+        let outside = Evidence::EXPORT | Evidence::ENTRY_POINT | Evidence::GUARD_TABLE;
+        let f = &program.functions[id.index()];
+        f.is_named_as_funclet() && !f.evidence.intersects(outside) && !self.led_to.contains(&id)
+    }
+}
+
 impl Context<'_> {
     pub(crate) fn function(&self, id: FunctionId) -> &Function {
         &self.new.functions[id.index()]
@@ -173,7 +222,7 @@ impl Context<'_> {
         match target.entity {
             Entity::Function(id) => self.relate_code(va, id, 0, target.addend, form, found),
             Entity::Fragment(id, range) => self.relate_code(va, id, range, target.addend, form, found),
-            Entity::Object(id) => self.relate_object(va, id, target.addend, found),
+            Entity::Object(id) => self.relate_object(va, id, target.addend, form, found),
             Entity::Import(id) => {
                 let import = &self.new.imports[id.index()];
                 self.relate_import(va, target.addend, (&import.dll, &import.name, import.delayed), id)
@@ -192,6 +241,17 @@ impl Context<'_> {
             }
             Entity::Unknown => Err(format!("the new image refers to RVA {:#x}, which is nothing known", target.addend)),
         }
+    }
+
+    /// As [`relate`](Self::relate), for what the unwinder or the C++ run-time calls: not a function's identity, and in the
+    /// image that names it, so that a thunk of the patch may lead to it.
+    pub(crate) fn relate_called(&self, va: u64, target: Target, form: Form, found: &mut Found) -> Result<(), String> {
+        if !matches!(target.entity, Entity::Function(_) | Entity::Fragment(..)) {
+            return self.relate(va, target, form, found);
+        }
+        let direct = self.relate(va, target, form, &mut Found::default());
+        let va = if direct.is_ok() { va } else { self.world.follow_thunk(va) };
+        self.relate(va, target, Form::Branch, found)
     }
 
     fn relate_code(
@@ -233,7 +293,12 @@ impl Context<'_> {
                 Ok(())
             }
             Place::Patch(rva) => {
-                let home = self.home(rva).map_or(home, |start| va - u64::from(rva - start));
+                // Code that was taken as it is starts where the offset says; else the unwind table knows.
+                let home = if code::is_plain_copy(self, home, id, range) {
+                    home
+                } else {
+                    self.home(rva).map_or(home, |start| va - u64::from(rva - start))
+                };
                 found.pairs.push(Pair::Range { va: home, function: id, range });
                 if found.shallow {
                     return Ok(());
@@ -270,13 +335,16 @@ impl Context<'_> {
         (rva <= entry.end).then_some(entry.begin)
     }
 
-    fn relate_object(&self, va: u64, id: ObjectId, addend: i64, found: &mut Found) -> Result<(), String> {
+    fn relate_object(&self, va: u64, id: ObjectId, addend: i64, form: Form, found: &mut Found) -> Result<(), String> {
         let object = &self.new.objects[id.index()];
         let home = va.wrapping_add_signed(-addend);
         let old = self.comparison.old_object(id);
         let label = || object.name.clone().unwrap_or_else(|| format!("data at new RVA {:#x}", object.rva));
         let counterpart = old.map(|o| self.world.base.address + u64::from(self.world.old.objects[o.index()].rva));
-        if object.writable || is_structural(object.kind) {
+        // Type descriptors are compared by the name in them, and what names one by its image-relative address can name only
+        // one of its own image.
+        let by_name = object.kind == ObjectKind::Rtti && form == Form::ImageRelative;
+        if object.writable && !by_name || is_structural(object.kind) {
             // Identity: there is one such object in the process, and where the base has it, it is the base's.
             return match counterpart {
                 Some(at) if at == home => Ok(()),
@@ -287,6 +355,9 @@ impl Context<'_> {
                 }
                 None => Err(format!("{} is new, but is referred to outside of the patch at {home:#x}", label())),
             };
+        }
+        if object.is_throw_info() && matches!(self.world.place(home), Place::Patch(_)) {
+            return Err(format!("{} is in the patch, where the C++ run-time does not find its image", label()));
         }
         if self.world.bytes(home, object.size).is_none() {
             return Err(format!("{} at {home:#x} lies outside of both images", label()));

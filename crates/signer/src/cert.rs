@@ -395,11 +395,13 @@ pub(crate) fn pem_blocks(pem: &[u8]) -> Checked<Vec<PemBlock>> {
     let mut from = 0;
     while let Some(found) = text[from..].find(BEGIN) {
         let start = from + found;
-        let label = text[start + BEGIN.len()..].split("-----").next().unwrap_or_default();
+        let rest = &text[start + BEGIN.len()..];
+        let (label, rest) = rest.split_once("-----").ok_or_else(|| malformed(start, "dashes behind the label"))?;
         let end_line = format!("-----END {label}-----");
-        let end = text[start..].find(&end_line).ok_or_else(|| malformed(start, "an END line for the BEGIN line"))?;
-        let end = start + end + end_line.len();
-        let body = text[start + BEGIN.len() + label.len() + 5..end - end_line.len()].trim();
+        // Behind the BEGIN line: its own dashes are not those of the END line.
+        let (body, rest) =
+            rest.split_once(&end_line).ok_or_else(|| malformed(start, "an END line for the BEGIN line"))?;
+        let (body, end) = (body.trim(), text.len() - rest.len());
         // Encrypted traditional keys carry header lines; their DER cannot be used as it stands, so leave it empty.
         let der =
             if body.contains(':') { Vec::new() } else { base64(body).ok_or_else(|| malformed(start, "base64"))? };
@@ -412,4 +414,26 @@ pub(crate) fn pem_blocks(pem: &[u8]) -> Checked<Vec<PemBlock>> {
 fn base64(body: &str) -> Option<Vec<u8>> {
     let packed: String = body.split_ascii_whitespace().collect();
     base64ct::Base64::decode_vec(&packed).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dashes_that_overlap_are_no_block() {
+        for bad in [
+            "-----BEGIN CERTIFICATE------END CERTIFICATE-----\n",
+            "-----BEGIN CERTIFICATE----------END -----",
+            "-----BEGIN ",
+            "-----BEGIN A-----",
+            "-----BEGIN A-----\n-----END B-----",
+        ] {
+            assert!(pem_blocks(bad.as_bytes()).is_err(), "{bad}");
+        }
+        let blocks =
+            pem_blocks(b"x\n-----BEGIN A-----\nAAEC\n-----END A-----\n-----BEGIN B----------END B-----").unwrap();
+        let found: Vec<_> = blocks.iter().map(|b| (b.label.as_str(), b.der.as_slice())).collect();
+        assert_eq!(found, [("A", &[0, 1, 2][..]), ("B", &[])]);
+    }
 }

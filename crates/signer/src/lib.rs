@@ -1,6 +1,7 @@
 //! Authenticode: sign PE files, verify them, tell who signed.
 #![forbid(unsafe_code)]
 
+mod admit;
 mod asn1;
 mod cert;
 mod chain;
@@ -31,6 +32,7 @@ mod timestamp;
 mod token;
 mod verify;
 
+pub use admit::{Admission, Candidate, admit};
 pub use cert::{Certificate, read_pem_certificates};
 pub use const_oid::ObjectIdentifier;
 pub use crl::RevocationList;
@@ -48,6 +50,9 @@ pub use policy_file::PolicyError;
 pub use provenance::{Artifact, Provenance, verify_provenance};
 pub use pubkey::Scheme;
 pub use report::{Checksum, Identity, SignatureReport, TimestampReport, VerifyReport};
-pub use sign::{ToSign, add_timestamp, attach, attach_pkcs7, extract, hash_only, remove, sign, sign_stream};
+pub use sign::{
+    ToSign, add_timestamp, attach, attach_pkcs7, extract, hash_only, remove, remove_stream, sign, sign_file,
+    sign_stream,
+};
 pub use time::UnixTime;
-pub use verify::{examine, verify};
+pub use verify::{examine, examine_and_hash, verify};

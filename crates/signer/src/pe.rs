@@ -30,6 +30,16 @@ impl Source for [u8] {
     }
 }
 
+impl Source for Vec<u8> {
+    fn size(&self) -> u64 {
+        self.as_slice().size()
+    }
+
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.as_slice().read_at(at, buffer)
+    }
+}
+
 impl Source for std::fs::File {
     fn size(&self) -> u64 {
         self.metadata().map_or(0, |m| m.len())

@@ -106,6 +106,33 @@ impl TrustPolicy {
     }
 }
 
+impl TrustPolicy {
+    /// Adds a deny list in text: one hash in hexadecimal to a line, `#` begins a comment. A hash of 32 bytes is that of a
+    /// file (its SHA-256 or Authenticode digest) or of a certificate, one of 20 bytes of a certificate, longer ones are
+    /// Authenticode digests.
+    ///
+    /// # Errors
+    /// [`Fault::Malformed`] with the offset of the line.
+    pub fn deny(&mut self, list: &str) -> Result<(), Fault> {
+        let mut at = 0;
+        for line in list.split_inclusive('\n') {
+            let text = line.split('#').next().unwrap_or_default().trim();
+            if !text.is_empty() {
+                let found = hash(text, &[20, 32, 48, 64])
+                    .map_err(|_| Fault::malformed(Place::Policy, at, format!("a hash in hexadecimal, not {text:?}")))?;
+                if matches!(found.len(), 20 | 32) {
+                    self.denied_certificates.insert(found.clone());
+                }
+                if found.len() != 20 {
+                    self.denied_files.insert(found);
+                }
+            }
+            at += line.len();
+        }
+        Ok(())
+    }
+}
+
 fn wrong(expected: impl Into<String>) -> Fault {
     Fault::malformed(Place::Policy, 0u64, expected)
 }

@@ -14,7 +14,8 @@ use crate::oid;
 use crate::pe::{Layout, TABLE_ALIGNMENT};
 use crate::policy::TrustPolicy;
 use crate::pubkey::PublicKey;
-use crate::scan::scan;
+use crate::report::VerifyReport;
+use crate::scan::{Orders, scan};
 use crate::time::UnixTime;
 use crate::verify::verify;
 use base64ct::Encoding;
@@ -68,7 +69,8 @@ fn authenticode_digest(pe: &[u8]) -> Checked<String> {
     }
     let end = layout.hashed_end();
     let padding = (end.next_multiple_of(TABLE_ALIGNMENT) - end) as usize;
-    let scanned = scan(pe, &layout, padding, &[DigestAlgorithm::Sha256], None, |_| Ok(()))
+    let orders = Orders { padding, algorithms: &[DigestAlgorithm::Sha256], ..Orders::default() };
+    let scanned = scan(pe, &layout, orders)
         .map_err(|e| Fault::malformed(Place::Headers, 0u64, format!("a file that can be read to its end ({e})")))?;
     Ok(hex(scanned.digest(DigestAlgorithm::Sha256)))
 }
@@ -188,7 +190,11 @@ impl Provenance {
         serde_json::to_vec(&statement).unwrap_or_default()
     }
 
-    pub(crate) fn from_statement(bytes: &[u8]) -> Checked<Provenance> {
+    /// Reads a statement that [`Provenance::statement`] made.
+    ///
+    /// # Errors
+    /// [`Fault::Malformed`] and [`Fault::Unsupported`].
+    pub fn from_statement(bytes: &[u8]) -> Checked<Provenance> {
         let statement: Statement =
             serde_json::from_slice(bytes).map_err(|e| wrong(format!("an in-toto statement of a build ({e})")))?;
         if statement.kind != STATEMENT_TYPE || statement.predicate_type != PREDICATE_TYPE {
@@ -235,6 +241,16 @@ impl Provenance {
             }],
         };
         serde_json::to_vec_pretty(&envelope).map_err(|e| SignError::Io(e.into()))
+    }
+
+    /// Whether the statement speaks of this patch, signed or not.
+    ///
+    /// # Errors
+    /// [`Fault::ProvenanceMismatch`]; [`Fault::Malformed`] for what is no PE file.
+    pub fn check_patch(&self, pe: &[u8]) -> Checked<()> {
+        let this = Artifact::of_image("", pe)?;
+        let same = this.digest.iter().any(|(algorithm, digest)| self.patch.names(algorithm, digest));
+        if same { Ok(()) } else { Err(differs("it speaks of another patch")) }
     }
 
     /// Whether the statement speaks of these images, where they are given.
@@ -309,18 +325,21 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 /// # Errors
 /// As [`verify`]; [`Fault::ProvenanceMismatch`] and [`Fault::BadSignature`] for the envelope.
 pub fn verify_provenance(pe: &[u8], envelope: &[u8], trust: &TrustPolicy, now: UnixTime) -> Checked<Provenance> {
-    let report = verify(pe, trust, now)?;
-    let wanted = report.publisher().map(|p| p.sha256.clone()).unwrap_or_default();
+    provenance_of(pe, &verify(pe, trust, now)?, envelope)
+}
+
+/// The statement in the envelope, if the signer that this report accepts signed it, and it speaks of this file.
+pub(crate) fn provenance_of(pe: &[u8], report: &VerifyReport, envelope: &[u8]) -> Checked<Provenance> {
+    let wanted = report.publisher().ok_or_else(|| differs("the patch has no signer whose word would count"))?;
     let table = Layout::read(pe)?.read_table(pe)?;
     let primary = SignedData::read(&table.der, Profile::Authenticode)?;
     let mut certificates = primary.certificates.clone();
     for nested in primary.unsigned_values(oid::SPC_NESTED_SIGNATURE)? {
         certificates.extend(SignedData::read(nested.raw, Profile::Authenticode)?.certificates);
     }
-    let signer = certificates.into_iter().find(|c| hex(&c.sha256()) == wanted);
+    let signer = certificates.into_iter().find(|c| hex(&c.sha256()) == wanted.sha256);
     let signer = signer.ok_or_else(|| differs("the signer's certificate is not in the patch"))?;
     let provenance = Envelope::read(envelope)?.open(&signer)?;
-    let this = Artifact::of_image("", pe)?;
-    let same = this.digest.iter().any(|(algorithm, digest)| provenance.patch.names(algorithm, digest));
-    if same { Ok(provenance) } else { Err(differs("it speaks of another patch")) }
+    provenance.check_patch(pe)?;
+    Ok(provenance)
 }

@@ -18,7 +18,11 @@ pub struct VerifyReport {
     pub checksum: Option<Checksum>,
     /// Size of the file, bytes.
     pub size: u64,
-    /// What was checked, in words.
+    /// SHA-256 of the whole file, hexadecimal; only where it was asked for, or a deny list had to be asked.
+    pub sha256: Option<String>,
+    /// Bytes behind the last section and before the certificate table. Signatures cover them; programs may read them.
+    pub overlay: u64,
+    /// What was checked and is in order, in words.
     pub checked: Vec<String>,
     /// What was not checked, and why.
     pub not_checked: Vec<String>,

@@ -1,20 +1,27 @@
-//! One pass over a file: digests, page hashes and the header checksum together, a buffer at a time.
+//! One pass over a file: digests, page hashes, the header checksum and a copy together, a buffer at a time.
 
 use crate::digest::{DigestAlgorithm, Hasher};
 use crate::page_hashes::PageHasher;
 use crate::pe::{CHECKSUM_SIZE, Layout, SECURITY_SIZE, Source};
-use std::io;
+use std::io::{self, Write};
+use std::sync::{Arc, mpsc};
 
 /// Bytes read at a time. Even, so that the 16-bit sums of chunks add up; small enough for the second-level cache.
 const CHUNK: usize = 256 << 10;
+/// Buffers in flight between the reader and the hashers; with [`CHUNK`] all the memory that a pass takes.
+const BUFFERS: usize = 8;
+/// Files smaller than this are read and hashed in turn: threads would cost more than they save.
+const WORTH_THREADS: u64 = 4 << 20;
 
 /// What a pass computes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) struct Scan {
     /// A digest per algorithm asked for, in that order.
     pub(crate) digests: Vec<(DigestAlgorithm, Vec<u8>)>,
     /// Page hash table, if asked for.
     pub(crate) pages: Option<Vec<u8>>,
+    /// SHA-256 of every byte up to the end of what is hashed, padding left out, still open for the table; if asked for.
+    pub(crate) whole: Option<Hasher>,
     /// Sum over the bytes that were read (see [`checksum`]).
     pub(crate) sum: u64,
 }
@@ -26,60 +33,195 @@ impl Scan {
     }
 }
 
-/// Reads the bytes that are hashed, `padding` zero bytes behind them included.
+/// What a pass shall compute, besides the sum.
+#[derive(Default)]
+pub(crate) struct Orders<'a> {
+    /// Zero bytes behind the file that are hashed as well.
+    pub(crate) padding: usize,
+    /// Authenticode digests.
+    pub(crate) algorithms: &'a [DigestAlgorithm],
+    /// Page hashes.
+    pub(crate) pages: Option<PageHasher>,
+    /// SHA-256 of the bytes as they are.
+    pub(crate) whole: bool,
+    /// Takes the bytes as they are, padding included.
+    pub(crate) copy: Option<&'a mut (dyn Write + Send)>,
+}
+
+/// Fields that are left out of digests: offset and size, bytes, in order.
+type Holes = [(u64, u64); 2];
+
+/// One thing that is done with every chunk; what takes long has a thread of its own.
+enum Task<'a> {
+    Digest(DigestAlgorithm, Hasher),
+    Pages(Box<PageHasher>),
+    Whole(Hasher),
+    Copy(&'a mut (dyn Write + Send), io::Result<()>),
+}
+
+impl Task<'_> {
+    fn take(&mut self, chunk: &[u8], at: u64, holes: &Holes) {
+        match self {
+            Task::Digest(_, hasher) => without(chunk, at, holes).into_iter().for_each(|piece| hasher.update(piece)),
+            Task::Pages(pages) => pages.update(chunk, at, holes),
+            Task::Whole(hasher) => hasher.update(chunk),
+            Task::Copy(out, result) => {
+                if result.is_ok() {
+                    *result = out.write_all(chunk);
+                }
+            }
+        }
+    }
+}
+
+/// Reads the bytes that are hashed, `padding` zero bytes behind them included, once.
 ///
 /// # Errors
-/// When reading fails.
-pub(crate) fn scan(
+/// When reading or copying fails.
+pub(crate) fn scan(source: &(impl Source + ?Sized), layout: &Layout, orders: Orders<'_>) -> io::Result<Scan> {
+    let holes = holes(layout);
+    let padding = orders.padding;
+    let mut tasks: Vec<Task<'_>> = orders.algorithms.iter().map(|a| Task::Digest(*a, Hasher::new(*a))).collect();
+    tasks.extend(orders.pages.map(|pages| Task::Pages(Box::new(pages))));
+    tasks.extend(orders.whole.then(|| Task::Whole(Hasher::new(DigestAlgorithm::Sha256))));
+    tasks.extend(orders.copy.map(|out| Task::Copy(out, Ok(()))));
+    let end = layout.hashed_end();
+    let threads = end >= WORTH_THREADS && std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
+    let sum = if threads && !tasks.is_empty() {
+        let sum;
+        (tasks, sum) = read_beside(source, end, &holes, tasks)?;
+        sum
+    } else {
+        let mut at = 0;
+        read_in_turn(source, layout, |chunk| {
+            tasks.iter_mut().for_each(|task| task.take(chunk, at, &holes));
+            at += chunk.len() as u64;
+            Ok(())
+        })?
+    };
+    let mut scan = Scan { digests: Vec::new(), pages: None, whole: None, sum };
+    let zeros = vec![0; padding];
+    for task in tasks {
+        match task {
+            Task::Digest(algorithm, mut hasher) => {
+                hasher.update(&zeros);
+                scan.digests.push((algorithm, hasher.finish()));
+            }
+            Task::Pages(pages) => scan.pages = Some(pages.finish()),
+            Task::Whole(hasher) => scan.whole = Some(hasher),
+            Task::Copy(out, result) => result.and_then(|()| out.write_all(&zeros))?,
+        }
+    }
+    Ok(scan)
+}
+
+fn holes(layout: &Layout) -> Holes {
+    [(layout.checksum_at, CHECKSUM_SIZE), (layout.security_at, SECURITY_SIZE)]
+}
+
+/// Reads a chunk; gives its share of the sum.
+fn read_chunk(source: &(impl Source + ?Sized), at: u64, chunk: &mut [u8], holes: &Holes) -> io::Result<u64> {
+    source.read_at(at, chunk)?;
+    let end = at + chunk.len() as u64;
+    if holes.iter().all(|(hole, size)| hole + size <= at || *hole >= end) {
+        return Ok(sum_of(chunk));
+    }
+    // The checksum is of the file with the checksum field zero; the security directory is put in by the caller.
+    let mut copy = chunk.to_vec();
+    for (hole, size) in holes {
+        for byte in (*hole).max(at)..(hole + size).min(end) {
+            copy[(byte - at) as usize] = 0;
+        }
+    }
+    Ok(sum_of(&copy))
+}
+
+/// Size of the chunk that begins at `at`, bytes.
+fn chunk_size(at: u64, end: u64) -> usize {
+    usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK))
+}
+
+/// Reads the bytes that are hashed, and gives them to `sink`; returns their sum.
+///
+/// # Errors
+/// When reading fails, or the sink does.
+pub(crate) fn read_in_turn(
     source: &(impl Source + ?Sized),
     layout: &Layout,
-    padding: usize,
-    algorithms: &[DigestAlgorithm],
-    mut pages: Option<PageHasher>,
     mut sink: impl FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<Scan> {
-    let mut hashers: Vec<(DigestAlgorithm, Hasher)> = algorithms.iter().map(|a| (*a, Hasher::new(*a))).collect();
-    let holes = [(layout.checksum_at, CHECKSUM_SIZE), (layout.security_at, SECURITY_SIZE)];
-    let end = layout.hashed_end();
-    let mut buffer = vec![0; CHUNK.min(usize::try_from(end).unwrap_or(CHUNK))];
-    let mut sum = 0;
-    let mut at = 0;
+) -> io::Result<u64> {
+    let (end, holes) = (layout.hashed_end(), holes(layout));
+    let mut buffer = vec![0; chunk_size(0, end)];
+    let (mut at, mut sum) = (0, 0);
     while at < end {
-        let length = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
-        let chunk = &mut buffer[..length];
-        source.read_at(at, chunk)?;
+        let chunk = &mut buffer[..chunk_size(at, end)];
+        sum += read_chunk(source, at, chunk, &holes)?;
         sink(chunk)?;
-        // The checksum is of the file with the checksum field zero; the security directory is put in by the caller.
-        for (hole, size) in holes {
-            for byte in hole.max(at)..(hole + size).min(at + length as u64) {
-                chunk[(byte - at) as usize] = 0;
-            }
-        }
-        sum += sum_of(chunk);
-        for piece in without(chunk, at, &holes) {
-            for (_, hasher) in &mut hashers {
-                hasher.update(piece);
-            }
-        }
-        if let Some(pages) = &mut pages {
-            pages.update(chunk, at, &holes);
-        }
-        at += length as u64;
+        at += chunk.len() as u64;
     }
-    let zeros = vec![0; padding];
-    for (_, hasher) in &mut hashers {
-        hasher.update(&zeros);
-    }
-    sink(&zeros)?;
-    Ok(Scan {
-        digests: hashers.into_iter().map(|(a, h)| (a, h.finish())).collect(),
-        pages: pages.map(PageHasher::finish),
-        sum,
+    Ok(sum)
+}
+
+/// As [`read_in_turn`], each task in a thread beside the one that reads. A buffer goes to all tasks and comes back from
+/// each; the last one to give it back makes it free. Order and content are the same, so results are.
+fn read_beside<'a>(
+    source: &(impl Source + ?Sized),
+    end: u64,
+    holes: &Holes,
+    tasks: Vec<Task<'a>>,
+) -> io::Result<(Vec<Task<'a>>, u64)> {
+    std::thread::scope(|scope| {
+        let (give_back, given_back) = mpsc::channel::<Arc<Vec<u8>>>();
+        let mut workers = Vec::with_capacity(tasks.len());
+        for mut task in tasks {
+            let (send, receive) = mpsc::channel::<(Arc<Vec<u8>>, u64)>();
+            let give_back = give_back.clone();
+            let thread = scope.spawn(move || {
+                for (chunk, at) in receive {
+                    task.take(&chunk, at, holes);
+                    // The reader may have stopped at an error: then nobody waits for buffers.
+                    let _ = give_back.send(chunk);
+                }
+                task
+            });
+            workers.push((send, thread));
+        }
+        drop(give_back);
+        let mut free: Vec<Vec<u8>> = (0..BUFFERS).map(|_| Vec::new()).collect();
+        let mut read = || -> io::Result<u64> {
+            let (mut at, mut sum) = (0, 0);
+            while at < end {
+                let mut buffer = loop {
+                    if let Some(buffer) = free.pop() {
+                        break buffer;
+                    }
+                    let chunk = given_back.recv().map_err(|_| io::Error::other("a thread has stopped"))?;
+                    free.extend(Arc::try_unwrap(chunk).ok());
+                };
+                buffer.resize(chunk_size(at, end), 0);
+                sum += read_chunk(source, at, &mut buffer, holes)?;
+                let (chunk, length) = (Arc::new(buffer), chunk_size(at, end) as u64);
+                for (send, _) in &workers {
+                    send.send((chunk.clone(), at)).map_err(|_| io::Error::other("a thread has stopped"))?;
+                }
+                // This handle must not be the last one, or the buffer would be lost.
+                drop(chunk);
+                at += length;
+            }
+            Ok(sum)
+        };
+        let result = read();
+        let mut tasks = Vec::with_capacity(workers.len());
+        for (send, thread) in workers {
+            drop(send);
+            tasks.push(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        Ok((tasks, result?))
     })
 }
 
 /// The pieces of a chunk that lie outside of the holes; the holes are in order.
-pub(crate) fn without<'a>(chunk: &'a [u8], at: u64, holes: &[(u64, u64); 2]) -> [&'a [u8]; 3] {
+pub(crate) fn without<'a>(chunk: &'a [u8], at: u64, holes: &Holes) -> [&'a [u8]; 3] {
     let cut = |offset: u64| usize::try_from(offset.saturating_sub(at)).map_or(chunk.len(), |o| o.min(chunk.len()));
     let [(first, first_size), (second, second_size)] = *holes;
     [&chunk[..cut(first)], &chunk[cut(first + first_size)..cut(second)], &chunk[cut(second + second_size)..]]

@@ -12,10 +12,10 @@ use crate::options::{Existing, SignOptions, Timestamping};
 use crate::page_hashes::{self, PageHasher};
 use crate::pe::{CHECKSUM_SIZE, Layout, SECURITY_SIZE, Source, TABLE_ALIGNMENT, Table};
 use crate::pubkey::PublicKey;
-use crate::scan::{Scan, checksum, scan, sum_of};
+use crate::scan::{Orders, Scan, checksum, read_in_turn, scan, sum_of};
 use crate::spc::{IndirectData, OpusInfo};
 use crate::timestamp::stamp;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 
 /// Signs a PE file; returns the signed file.
 ///
@@ -37,9 +37,35 @@ pub fn sign_stream<S: Source + ?Sized>(
     options: &SignOptions<'_>,
     out: &mut dyn Write,
 ) -> Result<(), SignError> {
-    let prepared = Prepared::new(source, options)?;
+    let prepared = Prepared::new(source, options, None)?;
     let signature = key.sign(options.digest, &prepared.to_be_signed.attributes)?;
-    prepared.finish(source, key.certificates(), &signature, options, out)
+    let table = prepared.table(key.certificates(), &signature, options)?;
+    prepared.write(source, &table, out)
+}
+
+/// As [`sign_stream`], reading the file once: what is hashed is copied to `out` at the same time, and the headers are put
+/// right when the signature is there. The same bytes come of it. `out` begins where it stands.
+///
+/// # Errors
+/// See [`SignError`]. What was written before an error is of no use: write to a temporary file.
+pub fn sign_file<S: Source + ?Sized, W: Write + Seek + Send>(
+    source: &S,
+    key: &dyn DigestSigner,
+    options: &SignOptions<'_>,
+    out: &mut W,
+) -> Result<(), SignError> {
+    let start = out.stream_position()?;
+    let prepared = Prepared::new(source, options, Some(out))?;
+    let signature = key.sign(options.digest, &prepared.to_be_signed.attributes)?;
+    let table = prepared.table(key.certificates(), &signature, options)?;
+    let head = Head::new(&prepared.layout, prepared.padding, &prepared.scanned, &table)?;
+    out.write_all(&table)?;
+    for (at, bytes) in head.patches() {
+        out.seek(SeekFrom::Start(start + at))?;
+        out.write_all(bytes)?;
+    }
+    out.seek(SeekFrom::Start(start + head.size))?;
+    Ok(())
 }
 
 /// The first half of signing with a key that is elsewhere: what is to be signed.
@@ -58,7 +84,7 @@ pub struct ToSign {
 /// # Errors
 /// See [`SignError`].
 pub fn hash_only<S: Source + ?Sized>(source: &S, options: &SignOptions<'_>) -> Result<ToSign, SignError> {
-    let message = Prepared::new(source, options)?.to_be_signed.attributes;
+    let message = Prepared::new(source, options, None)?.to_be_signed.attributes;
     Ok(ToSign { algorithm: options.digest, digest: options.digest.digest(&message), message })
 }
 
@@ -74,7 +100,9 @@ pub fn attach<S: Source + ?Sized>(
     options: &SignOptions<'_>,
     out: &mut dyn Write,
 ) -> Result<(), SignError> {
-    Prepared::new(source, options)?.finish(source, certificates, signature, options, out)
+    let prepared = Prepared::new(source, options, None)?;
+    let table = prepared.table(certificates, signature, options)?;
+    prepared.write(source, &table, out)
 }
 
 /// As [`attach`], with a PKCS#7 SignedData that was finished elsewhere (DER). Its signature is checked, and that it is over
@@ -93,7 +121,7 @@ pub fn attach_pkcs7<S: Source + ?Sized>(
     signed.check()?;
     let page_hashes = data.pages.is_some();
     let options = SignOptions { digest: data.algorithm, existing, page_hashes, ..SignOptions::default() };
-    let prepared = Prepared::new(source, &options)?;
+    let prepared = Prepared::new(source, &options, None)?;
     let computed = prepared.scanned.digest(data.algorithm);
     if computed != data.digest {
         return Err(Fault::DigestMismatch { stated: hex(data.digest), computed: hex(computed) }.into());
@@ -101,7 +129,8 @@ pub fn attach_pkcs7<S: Source + ?Sized>(
     if let (Some(stated), Some(computed)) = (data.pages, &prepared.scanned.pages) {
         page_hashes::compare(stated, computed)?;
     }
-    prepared.write(source, pkcs7.to_vec(), out)
+    let table = prepared.nest(pkcs7.to_vec())?;
+    prepared.write(source, &table, out)
 }
 
 /// Adds a timestamp to the primary signature of a signed file.
@@ -116,9 +145,8 @@ pub fn add_timestamp<S: Source + ?Sized>(
     let layout = Layout::read(source)?;
     let table = layout.read_table(source)?;
     let pkcs7 = stamp(&table.der, how)?;
-    let scanned = scan(source, &layout, 0, &[], None, |_| Ok(()))?;
-    let table = encode_table(&pkcs7)?;
-    write_file(source, &layout, 0, &scanned, Some(&table), out)
+    let scanned = scan(source, &layout, Orders::default())?;
+    write_file(source, &layout, 0, &scanned, &encode_table(&pkcs7)?, out)
 }
 
 /// Removes the certificate table with every signature in it, and sets the header's checksum to that of the result.
@@ -126,20 +154,28 @@ pub fn add_timestamp<S: Source + ?Sized>(
 /// # Errors
 /// [`SignError::Input`]; with [`Fault::Unsigned`] when there is nothing to remove.
 pub fn remove(pe: &[u8]) -> Result<Vec<u8>, SignError> {
-    let layout = Layout::read(pe)?;
-    layout.read_table(pe)?;
     let mut out = Vec::with_capacity(pe.len());
-    let scanned = scan(pe, &layout, 0, &[], None, |_| Ok(()))?;
-    write_file(pe, &layout, 0, &scanned, None, &mut out)?;
+    remove_stream(pe, &mut out)?;
     Ok(out)
+}
+
+/// As [`remove`], for a file of any size.
+///
+/// # Errors
+/// As [`remove`], and [`SignError::Io`].
+pub fn remove_stream<S: Source + ?Sized>(source: &S, out: &mut dyn Write) -> Result<(), SignError> {
+    let layout = Layout::read(source)?;
+    layout.read_table(source)?;
+    let scanned = scan(source, &layout, Orders::default())?;
+    write_file(source, &layout, 0, &scanned, &[], out)
 }
 
 /// The PKCS#7 SignedData of a signed file, DER.
 ///
 /// # Errors
 /// [`SignError::Input`]; with [`Fault::Unsigned`] when there is none.
-pub fn extract(pe: &[u8]) -> Result<Vec<u8>, SignError> {
-    Ok(Layout::read(pe)?.read_table(pe)?.der)
+pub fn extract<S: Source + ?Sized>(source: &S) -> Result<Vec<u8>, SignError> {
+    Ok(Layout::read(source)?.read_table(source)?.der)
 }
 
 /// A file that was read once: everything but the signature.
@@ -154,7 +190,12 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new<S: Source + ?Sized>(source: &S, options: &SignOptions<'_>) -> Result<Prepared, SignError> {
+    /// Reads the file, and copies what is hashed where that is wanted.
+    fn new<S: Source + ?Sized>(
+        source: &S,
+        options: &SignOptions<'_>,
+        copy: Option<&mut (dyn Write + Send)>,
+    ) -> Result<Prepared, SignError> {
         let layout = Layout::read(source)?;
         if !options.ambiguous_layout {
             layout.check_unambiguous()?;
@@ -175,7 +216,13 @@ impl Prepared {
         let end = layout.hashed_end();
         let padding = (end.next_multiple_of(TABLE_ALIGNMENT) - end) as usize;
         let pages = if options.page_hashes { Some(PageHasher::new(&layout)?) } else { None };
-        let scanned = scan(source, &layout, padding, &[options.digest], pages, |_| Ok(()))?;
+        let algorithms = [options.digest];
+        let copy = match copy {
+            Some(copy) => Some(&mut *copy as &mut (dyn Write + Send)),
+            None => None,
+        };
+        let orders = Orders { padding, algorithms: &algorithms, pages, whole: false, copy };
+        let scanned = scan(source, &layout, orders)?;
         let data = IndirectData {
             algorithm: options.digest,
             digest: scanned.digest(options.digest),
@@ -185,14 +232,13 @@ impl Prepared {
         Ok(Prepared { layout, padding, scanned, to_be_signed, existing })
     }
 
-    fn finish<S: Source + ?Sized>(
+    /// The certificate table with this signature.
+    fn table(
         &self,
-        source: &S,
         certificates: &[Certificate],
         signature: &[u8],
         options: &SignOptions<'_>,
-        out: &mut dyn Write,
-    ) -> Result<(), SignError> {
+    ) -> Result<Vec<u8>, SignError> {
         let leaf = certificates.first().ok_or_else(|| SignError::Key("there is no certificate".to_owned()))?;
         let public = PublicKey::from_spki(leaf.key(), &leaf.subject_text())?;
         // A wrong pair of key and certificate, a faulty device, a mixed-up file: find it here, not at the user's.
@@ -204,16 +250,19 @@ impl Prepared {
         if let Some(how) = &options.timestamp {
             pkcs7 = stamp(&pkcs7, how)?;
         }
-        self.write(source, pkcs7, out)
+        self.nest(pkcs7)
     }
 
-    fn write<S: Source + ?Sized>(&self, source: &S, pkcs7: Vec<u8>, out: &mut dyn Write) -> Result<(), SignError> {
-        let pkcs7 = match &self.existing {
+    /// The certificate table with this PKCS#7, nested in the signature that is to be kept.
+    fn nest(&self, pkcs7: Vec<u8>) -> Result<Vec<u8>, SignError> {
+        encode_table(&match &self.existing {
             Some(primary) => add_unsigned(primary, oid::SPC_NESTED_SIGNATURE, &pkcs7)?,
             None => pkcs7,
-        };
-        let table = encode_table(&pkcs7)?;
-        write_file(source, &self.layout, self.padding, &self.scanned, Some(&table), out)
+        })
+    }
+
+    fn write<S: Source + ?Sized>(&self, source: &S, table: &[u8], out: &mut dyn Write) -> Result<(), SignError> {
+        write_file(source, &self.layout, self.padding, &self.scanned, table, out)
     }
 }
 
@@ -221,51 +270,80 @@ fn encode_table(pkcs7: &[u8]) -> Result<Vec<u8>, SignError> {
     Table::encode(pkcs7).ok_or_else(|| SignError::TooLarge("the certificate table".to_owned()))
 }
 
-/// Writes the hashed part of the file with padding, the table, and headers that fit them.
+/// The two fields of the headers that depend on the certificate table.
+struct Head {
+    checksum: (u64, [u8; CHECKSUM_SIZE as usize]),
+    security: (u64, [u8; SECURITY_SIZE as usize]),
+    /// Size of the file with the table, bytes.
+    size: u64,
+}
+
+impl Head {
+    /// For a table (empty: none) behind the hashed part of the file and `padding` zeros.
+    fn new(layout: &Layout, padding: usize, scanned: &Scan, table: &[u8]) -> Result<Head, SignError> {
+        let at = layout.hashed_end() + padding as u64;
+        let size = at + table.len() as u64;
+        let too_large = |_| SignError::TooLarge(format!("a file of {size} bytes"));
+        let mut security = [0; SECURITY_SIZE as usize];
+        if !table.is_empty() {
+            u32::try_from(size).map_err(too_large)?;
+            security[..4].copy_from_slice(&u32::try_from(at).map_err(too_large)?.to_le_bytes());
+            security[4..].copy_from_slice(&(table.len() as u32).to_le_bytes());
+        }
+        // The words of the sum begin at even offsets.
+        let odd = layout.security_at % 2 == 1;
+        let aligned = if odd { [&[0][..], &security[..]].concat() } else { security.to_vec() };
+        let sum = checksum(scanned.sum + sum_of(&aligned) + sum_of(table), size);
+        Ok(Head { checksum: (layout.checksum_at, sum.to_le_bytes()), security: (layout.security_at, security), size })
+    }
+
+    /// Offset and content of each, in order.
+    fn patches(&self) -> [(u64, &[u8]); 2] {
+        [(self.checksum.0, &self.checksum.1), (self.security.0, &self.security.1)]
+    }
+}
+
+/// Puts the two fields into what is copied.
+struct Patching<'a> {
+    out: &'a mut dyn Write,
+    head: &'a Head,
+    position: u64,
+}
+
+impl Patching<'_> {
+    fn write(&mut self, chunk: &[u8]) -> std::io::Result<()> {
+        let (position, end) = (self.position, self.position + chunk.len() as u64);
+        let mut from = position;
+        for (start, bytes) in self.head.patches() {
+            let (first, last) = (start.max(position), (start + bytes.len() as u64).min(end));
+            if first < last {
+                self.out.write_all(&chunk[(from - position) as usize..(first - position) as usize])?;
+                self.out.write_all(&bytes[(first - start) as usize..(last - start) as usize])?;
+                from = last;
+            }
+        }
+        self.out.write_all(&chunk[(from - position) as usize..])?;
+        self.position = end;
+        Ok(())
+    }
+}
+
+/// Writes the hashed part of the file with padding, the table (empty: none), and headers that fit them.
 fn write_file<S: Source + ?Sized>(
     source: &S,
     layout: &Layout,
     padding: usize,
     scanned: &Scan,
-    table: Option<&[u8]>,
+    table: &[u8],
     out: &mut dyn Write,
 ) -> Result<(), SignError> {
-    let at = layout.hashed_end() + padding as u64;
-    let table = table.unwrap_or_default();
-    let size = at + table.len() as u64;
-    let too_large = |_| SignError::TooLarge(format!("a file of {size} bytes"));
-    let mut security = [0; SECURITY_SIZE as usize];
-    if !table.is_empty() {
-        u32::try_from(size).map_err(too_large)?;
-        security[..4].copy_from_slice(&u32::try_from(at).map_err(too_large)?.to_le_bytes());
-        security[4..].copy_from_slice(&(table.len() as u32).to_le_bytes());
-    }
-    // The words of the sum begin at even offsets.
-    let odd = layout.security_at % 2 == 1;
-    let aligned = if odd { [&[0][..], &security[..]].concat() } else { security.to_vec() };
-    let sum = checksum(scanned.sum + sum_of(&aligned) + sum_of(table), size).to_le_bytes();
-    let patches: [(u64, &[u8]); 2] = [(layout.checksum_at, &sum), (layout.security_at, &security)];
-    debug_assert_eq!(sum.len() as u64, CHECKSUM_SIZE);
-
-    let mut position = 0;
-    let again = scan(source, layout, padding, &[], None, |chunk| {
-        let end = position + chunk.len() as u64;
-        let mut from = position;
-        for (start, bytes) in patches {
-            let (first, last) = (start.max(position), (start + bytes.len() as u64).min(end));
-            if first < last {
-                out.write_all(&chunk[(from - position) as usize..(first - position) as usize])?;
-                out.write_all(&bytes[(first - start) as usize..(last - start) as usize])?;
-                from = last;
-            }
-        }
-        out.write_all(&chunk[(from - position) as usize..])?;
-        position = end;
-        Ok(())
-    })?;
-    if again.sum != scanned.sum {
+    let head = Head::new(layout, padding, scanned, table)?;
+    let mut patching = Patching { out, head: &head, position: 0 };
+    let again = read_in_turn(source, layout, |chunk| patching.write(chunk))?;
+    if again != scanned.sum {
         return Err(std::io::Error::other("the file changed while it was read").into());
     }
+    out.write_all(&vec![0; padding])?;
     out.write_all(table)?;
     Ok(())
 }

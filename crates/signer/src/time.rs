@@ -60,6 +60,19 @@ impl std::fmt::Display for UnixTime {
     }
 }
 
+impl std::str::FromStr for UnixTime {
+    type Err = String;
+
+    /// RFC 3339 in UTC (`2030-01-31T12:00:00Z`), or a day alone, which begins at midnight.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let full = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
+        match full.parse::<DateTime>() {
+            Ok(date) => Ok(UnixTime(date.unix_duration().as_secs())),
+            Err(_) => Err(format!("{text}: expected a time like 2030-01-31T12:00:00Z, or 2030-01-31")),
+        }
+    }
+}
+
 impl Serialize for UnixTime {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -79,5 +92,10 @@ mod tests {
             assert_eq!(UnixTime::from_asn1(bad.as_bytes(), true), None, "{bad}");
         }
         assert_eq!(UnixTime::from_asn1(b"20261124060000.Z", false), None);
+        assert_eq!("2026-11-24T06:00:00Z".parse(), UnixTime::from_asn1(b"20261124060000Z", false).ok_or(String::new()));
+        assert_eq!("1970-01-02".parse(), Ok(UnixTime(86400)));
+        for bad in ["", "2026", "2026-13-01", "2026-11-24T06:00:00", "2026-11-24T06:00:00+01:00", "yesterday!"] {
+            assert!(bad.parse::<UnixTime>().is_err(), "{bad}");
+        }
     }
 }

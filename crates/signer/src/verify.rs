@@ -4,14 +4,14 @@ use crate::asn1::tag;
 use crate::cert::Certificate;
 use crate::chain::Wanted;
 use crate::cms_read::{Profile, SignedData, Signer};
-use crate::digest::{DigestAlgorithm, hex};
+use crate::digest::{DigestAlgorithm, Hasher, hex};
 use crate::fault::{Checked, Fault, Place};
 use crate::oid;
 use crate::page_hashes::{self, PageHasher};
 use crate::pe::{Layout, Source, Table};
 use crate::policy::TrustPolicy;
 use crate::report::{Checksum, Identity, SignatureReport, TimestampReport, VerifyReport};
-use crate::scan::{Scan, checksum, scan, sum_of};
+use crate::scan::{Orders, Scan, checksum, scan, sum_of};
 use crate::spc::{IndirectData, OpusInfo};
 use crate::time::UnixTime;
 use crate::token;
@@ -37,27 +37,72 @@ pub fn verify(pe: &[u8], trust: &TrustPolicy, now: UnixTime) -> Checked<VerifyRe
 /// As [`verify`], for a file of any size, and with a report in any case: [`VerifyReport::fault`] says why the file is not
 /// accepted.
 pub fn examine<S: Source + ?Sized>(source: &S, trust: &TrustPolicy, now: UnixTime) -> VerifyReport {
+    examination(source, trust, now, !trust.denied_files.is_empty())
+}
+
+/// As [`examine`], and [`VerifyReport::sha256`] is that of the whole file, in the same pass where there is one.
+///
+/// # Errors
+/// When reading fails.
+pub fn examine_and_hash<S: Source + ?Sized>(
+    source: &S,
+    trust: &TrustPolicy,
+    now: UnixTime,
+) -> std::io::Result<VerifyReport> {
+    let mut report = examination(source, trust, now, true);
+    if report.sha256.is_none() {
+        report.sha256 = Some(hex(&hash_of_file(source)?));
+    }
+    Ok(report)
+}
+
+fn examination<S: Source + ?Sized>(source: &S, trust: &TrustPolicy, now: UnixTime, whole: bool) -> VerifyReport {
     let mut report = VerifyReport {
         accepted: None,
         fault: None,
         signatures: Vec::new(),
         checksum: None,
         size: source.size(),
+        sha256: None,
+        overlay: 0,
         checked: Vec::new(),
         not_checked: Vec::new(),
     };
-    let result = Examination { source, trust, now, report: &mut report }.run();
-    if let Err(fault) = result {
+    let mut examination = Examination { source, trust, now, whole, report: &mut report };
+    if let Err(fault) = examination.run() {
         report.accepted = None;
         report.fault = Some(fault);
     }
     report
 }
 
+fn hash_of_file<S: Source + ?Sized>(source: &S) -> std::io::Result<Vec<u8>> {
+    let mut hasher = Hasher::new(DigestAlgorithm::Sha256);
+    let (mut at, size) = (0, source.size());
+    let mut buffer = vec![0; 64 << 10];
+    while at < size {
+        let length = buffer.len().min(usize::try_from(size - at).unwrap_or(usize::MAX));
+        source.read_at(at, &mut buffer[..length])?;
+        hasher.update(&buffer[..length]);
+        at += length as u64;
+    }
+    Ok(hasher.finish())
+}
+
+/// What is done in turn with every file; a fault in one keeps the ones after it from being reached.
+const STEPS: [&str; 4] = [
+    "certificate table: one, exact lengths, zero padding, at the end of the file",
+    "layout: raw sections without gap or overlap",
+    "every signature: digest of the file, signed attributes, signature value",
+    "path to a given root: signatures, purposes, validity, deny list",
+];
+
 struct Examination<'a, S: Source + ?Sized> {
     source: &'a S,
     trust: &'a TrustPolicy,
     now: UnixTime,
+    /// Whether the SHA-256 of the whole file is wanted.
+    whole: bool,
     report: &'a mut VerifyReport,
 }
 
@@ -91,10 +136,33 @@ fn is_weak(fault: &Fault) -> bool {
 
 impl<S: Source + ?Sized> Examination<'_, S> {
     fn run(&mut self) -> Checked<()> {
+        let mut done = 0;
+        let mut legacy = false;
+        let mut result = self.run_steps(&mut done, &mut legacy);
+        let unread = self.whole && self.report.sha256.is_none();
+        if result.is_err() && unread && !self.trust.denied_files.is_empty() {
+            // A file that is refused by name is refused for that, whatever else is wrong with it.
+            let hash = hash_of_file(self.source).map_err(unreadable)?;
+            self.report.sha256 = Some(hex(&hash));
+            result = self.trust.check_file(&hash).and(result);
+        }
+        self.report.checked.extend(STEPS[..done].iter().map(|step| (*step).to_owned()));
+        let unreached = STEPS.iter().skip(done + 1).map(|step| format!("{step}: not reached"));
+        self.report.not_checked.extend(unreached);
+        if done >= 2 {
+            self.say_what_else(legacy);
+        }
+        result
+    }
+
+    /// `done` counts the [`STEPS`] that went well.
+    fn run_steps(&mut self, done: &mut usize, legacy: &mut bool) -> Checked<()> {
         let layout = Layout::read(self.source)?;
-        self.check_denied_file()?;
+        self.report.overlay = layout.hashed_end().saturating_sub(layout.raw_end);
         let table = layout.read_table(self.source)?;
+        *done = 1;
         layout.check_unambiguous()?;
+        *done = 2;
         let primary = Found::read(&table.der)?;
         let mut found = vec![];
         let nested = primary.signed.unsigned_values(oid::SPC_NESTED_SIGNATURE)?;
@@ -111,24 +179,26 @@ impl<S: Source + ?Sized> Examination<'_, S> {
             found.push(inner);
         }
         found.insert(0, primary);
+        *legacy = found.iter().any(|f| f.signed.unsigned.iter().any(|(id, _)| *id == oid::COUNTER_SIGNATURE));
 
         let scanned = self.scan(&layout, &table, &found)?;
+        // Every signature is reported, also after one that condemns the file.
         for (index, one) in found.iter().enumerate() {
             let judged = self.judge(one, index > 0, &scanned);
-            let fatal = judged.fault.clone().filter(is_fatal);
             if judged.fault.is_none() && self.report.accepted.is_none() {
                 self.report.accepted = Some(index);
             }
             self.report.signatures.push(judged);
-            if let Some(fault) = fatal {
-                return Err(fault);
-            }
         }
+        let mut faults = self.report.signatures.iter().filter_map(|s| s.fault.as_ref());
+        if let Some(fatal) = faults.clone().find(|fault| is_fatal(fault)) {
+            return Err(fatal.clone());
+        }
+        *done = 3;
         if self.report.accepted.is_none() {
-            let first = self.report.signatures.iter().find_map(|s| s.fault.clone());
-            return Err(first.unwrap_or(Fault::Unsigned));
+            return Err(faults.next().cloned().unwrap_or(Fault::Unsigned));
         }
-        self.say_what_was_not_checked(&found);
+        *done = 4;
         Ok(())
     }
 
@@ -139,10 +209,17 @@ impl<S: Source + ?Sized> Examination<'_, S> {
         algorithms.sort_unstable();
         algorithms.dedup();
         let pages = if known().any(|d| d.pages.is_some()) { Some(PageHasher::new(layout)?) } else { None };
-        let scanned = scan(self.source, layout, 0, &algorithms, pages, |_| Ok(())).map_err(unreadable)?;
+        let orders = Orders { algorithms: &algorithms, pages, whole: self.whole, ..Orders::default() };
+        let mut scanned = scan(self.source, layout, orders).map_err(unreadable)?;
 
         let mut rest = vec![0; (layout.size - table.at) as usize];
         self.source.read_at(table.at, &mut rest).map_err(unreadable)?;
+        if let Some(mut hasher) = scanned.whole.take() {
+            hasher.update(&rest);
+            let hash = hasher.finish();
+            self.report.sha256 = Some(hex(&hash));
+            self.trust.check_file(&hash)?;
+        }
         let mut security = vec![0; (layout.security_at % 2) as usize];
         security.extend_from_slice(&(layout.table.0 as u32).to_le_bytes());
         security.extend_from_slice(&(layout.table.1 as u32).to_le_bytes());
@@ -152,22 +229,6 @@ impl<S: Source + ?Sized> Examination<'_, S> {
             return Err(Fault::ChecksumMismatch { stated: layout.checksum, computed });
         }
         Ok(scanned)
-    }
-
-    fn check_denied_file(&self) -> Checked<()> {
-        if self.trust.denied_files.is_empty() {
-            return Ok(());
-        }
-        let mut hasher = crate::digest::Hasher::new(DigestAlgorithm::Sha256);
-        let (mut at, size) = (0, self.source.size());
-        let mut buffer = vec![0; 64 << 10];
-        while at < size {
-            let length = buffer.len().min(usize::try_from(size - at).unwrap_or(usize::MAX));
-            self.source.read_at(at, &mut buffer[..length]).map_err(unreadable)?;
-            hasher.update(&buffer[..length]);
-            at += length as u64;
-        }
-        self.trust.check_file(&hasher.finish())
     }
 
     fn judge(&self, found: &Found<'_>, nested: bool, scanned: &Scan) -> SignatureReport {
@@ -258,26 +319,24 @@ impl<S: Source + ?Sized> Examination<'_, S> {
         Ok(())
     }
 
-    fn say_what_was_not_checked(&mut self, found: &[Found<'_>]) {
+    /// What depends on what the signatures state and the policy wants.
+    fn say_what_else(&mut self, legacy: bool) {
         let report = &mut *self.report;
         let checked = &mut report.checked;
-        checked.push("certificate table: one, exact lengths, zero padding, at the end of the file".to_owned());
-        checked.push("digest of the file, signed attributes and signature value of every signature".to_owned());
-        checked.push("path to a given root: signatures, purposes, validity, deny list".to_owned());
-        let accepted = report.accepted.and_then(|i| report.signatures.get(i));
         let mut note = |done: bool, what: &str, why: &str| {
             if done { checked.push(what.to_owned()) } else { report.not_checked.push(format!("{what}: {why}")) }
         };
-        if let Some(one) = accepted {
-            note(one.page_hashes, "page hashes", "the signature states none");
+        if let Some(one) = report.signatures.get(report.accepted.unwrap_or(0)) {
+            note(one.page_hashes, "page hashes", "the signature states none, or was not read so far");
             let stamped = one.timestamp.as_ref().is_some_and(|t| t.fault.is_none());
             let why = if one.timestamp.is_some() { "its authority leads to no given root" } else { "there is none" };
             note(stamped, "timestamp", why);
             note(one.revocation_checked, "revocation", "no current revocation list covers the path");
+            let named = !self.trust.publishers.is_empty() && report.accepted.is_some();
+            note(named, "publisher", "none is demanded, or there is no path");
         }
         let sum = report.checksum.is_some_and(|c| c.stated == c.computed);
         note(sum, "header checksum", "it is not right, which the signature does not depend on");
-        let legacy = found.iter().any(|f| f.signed.unsigned.iter().any(|(id, _)| *id == oid::COUNTER_SIGNATURE));
         if legacy {
             report.not_checked.push("countersignature of the old kind: it does not count as a timestamp".to_owned());
         }

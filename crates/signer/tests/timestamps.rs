@@ -7,12 +7,10 @@ use common::forge::{Token, granted};
 use common::pe::Shape;
 use common::pki::{Entity, Key, Template};
 use common::tools::{raw, run, text};
+use common::tsa::{self, ok, reply, serve};
 use hotgraft_signer::*;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 struct Desk {
     folder: tempfile::TempDir,
@@ -30,16 +28,7 @@ impl Desk {
         let tsa = Entity::issue(Template::tsa("TSA"), Key::rsa(2048, 2), Some(&tsa_root));
         let desk = Desk { folder: tempfile::tempdir().unwrap(), root, leaf, tsa_root, tsa };
         desk.write("root.pem", desk.root.pem());
-        desk.write("tsaroot.pem", desk.tsa_root.pem());
-        desk.write("tsa.pem", desk.tsa.pem());
-        desk.write("tsa.key", desk.tsa.key.pem());
-        desk.write(
-            "tsa.cnf",
-            "[tsa]\ndefault_tsa=t\n[t]\nserial=tsaserial\ncrypto_device=builtin\nsigner_cert=tsa.pem\n\
-             certs=tsaroot.pem\nsigner_key=tsa.key\nsigner_digest=sha256\ndefault_policy=1.2.3.4.1\n\
-             digests=sha1,sha256,sha384,sha512\naccuracy=secs:1\nordering=no\ntsa_name=yes\n\
-             ess_cert_id_chain=no\ness_cert_id_alg=sha256\n",
-        );
+        tsa::set_up(desk.folder.path(), &desk.tsa, &desk.tsa_root);
         desk
     }
 
@@ -62,55 +51,6 @@ impl Desk {
         trust.timestamp_required = true;
         trust
     }
-}
-
-/// What `openssl ts` answers.
-fn reply(folder: &Path, query: &[u8]) -> Vec<u8> {
-    std::fs::write(folder.join("query"), query).unwrap();
-    let output = raw(
-        "openssl",
-        &["ts", "-reply", "-config", "tsa.cnf", "-queryfile", "query", "-out", "response"],
-        Some(folder),
-    );
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    std::fs::read(folder.join("response")).unwrap()
-}
-
-/// Serves POSTs on a loopback port; `answer` gets the number of the request and its body, and gives the whole answer.
-fn serve(answer: impl Fn(usize, Vec<u8>) -> Vec<u8> + Send + 'static) -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/tsa", listener.local_addr().unwrap());
-    let count = Arc::new(AtomicUsize::new(0));
-    let served = count.clone();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut length = 0;
-            loop {
-                let mut line = String::new();
-                reader.read_line(&mut line).unwrap();
-                if let Some(value) = line.strip_prefix("Content-Length: ") {
-                    length = value.trim().parse().unwrap();
-                }
-                if line.trim().is_empty() {
-                    break;
-                }
-            }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).unwrap();
-            let _ = stream.write_all(&answer(served.fetch_add(1, Ordering::SeqCst), body));
-        }
-    });
-    (url, count)
-}
-
-fn ok(body: &[u8]) -> Vec<u8> {
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/timestamp-reply\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    [head.as_bytes(), body].concat()
 }
 
 #[test]

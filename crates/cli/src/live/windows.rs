@@ -2,7 +2,7 @@
 
 use crate::args::{ApplyArgs, Format, RollbackArgs, RunArgs, StatusArgs};
 use crate::output::{self, Exit, Stop, Terminal};
-use crate::verify::policy;
+use crate::trust::{policy, provenance_beside};
 use anyhow::{Context, Result};
 use hotgraft_engine::windows::{Access, LiveProcess, RunError, RunOptions, processes};
 use hotgraft_engine::{
@@ -34,7 +34,8 @@ struct ProcessReport {
 }
 
 fn patch_file(path: &Path) -> Result<PatchFile> {
-    PatchFile::parse(&output::read(path)?).with_context(|| path.display().to_string())
+    let patch = PatchFile::parse(&output::read(path)?).with_context(|| path.display().to_string())?;
+    Ok(patch.with_provenance(provenance_beside(path)?))
 }
 
 fn trust<'a>(policy: Option<&'a TrustPolicy>, allow_unsigned: bool, terminal: &Terminal) -> Trust<'a> {

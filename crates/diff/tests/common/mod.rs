@@ -356,6 +356,7 @@ impl<'s> Layout<'s> {
                     udts: Vec::new(),
                     inlined: Vec::new(),
                     unwind: entries,
+                    funclet_of: Vec::new(),
                     jump_tables: Vec::new(),
                     no_return: false,
                     entry_kind: EntryKind::PaddedShortJump,

@@ -1,7 +1,7 @@
 //! Which ranges of the base must be, in memory, what the base file says.
 
 use super::pieces::Parts;
-use super::{Input, internal, pe};
+use super::{Input, internal};
 use crate::error::Result;
 use hotgraft_diff::comparison::function_label;
 use hotgraft_hotpatch::{Guarded, GuardedKind, guarded_digest};
@@ -75,7 +75,7 @@ pub(crate) fn changing(old: &Program) -> BTreeSet<u32> {
     let image = &old.image;
     let mut out = BTreeSet::new();
     for field in FILLED {
-        let value = pe::load_config_field(image, field, 8).unwrap_or(0);
+        let value = image.load_config_field(field, 8).unwrap_or(0);
         out.extend(value.checked_sub(image.image_base).and_then(|rva| u32::try_from(rva).ok()));
     }
     // Pseudo relocations of mingw, version 2: three zero-or-one words, then (slot, target, flags).

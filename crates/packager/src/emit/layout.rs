@@ -71,7 +71,7 @@ impl Layout {
             Goal::Import(i) => i64::from(self.imports[i]),
             Goal::Slot(i) => i64::from(self.slots) + i as i64 * i64::from(SLOT),
             Goal::Thunk(i) => i64::from(self.thunks) + i as i64 * i64::from(THUNK),
-            Goal::Literal(i) => i64::from(self.literals[i]),
+            Goal::Literal(i, offset) => i64::from(self.literals[i]) + i64::from(offset),
             Goal::PatchBase => 0,
             Goal::Base(_) => return None,
         })
@@ -122,7 +122,7 @@ pub(crate) fn place(input: &Input<'_>, parts: &Parts) -> Result<Layout> {
     place_data(parts, &mut layout, &mut cursor, |kind| kind == PieceKind::Unwind);
     layout.slots = cursor.take(8, 0, SLOT * parts.slots.len() as u32);
     for (literal, at) in parts.literals.iter().zip(&mut layout.literals) {
-        *at = cursor.take((literal.len() as u32).next_power_of_two().clamp(1, 64), 0, literal.len() as u32);
+        *at = cursor.take(64, literal.rva % 64, literal.bytes.len() as u32);
     }
     layout.load_config = cursor.take(16, 0, super::pe::LOAD_CONFIG_SIZE);
     layout.guard_table = cursor.take(4, 0, 4 * parts.call_targets.len() as u32);

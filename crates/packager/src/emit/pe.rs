@@ -36,19 +36,7 @@ const CHECKSUM: usize = OPTIONAL + 64;
 /// True if the image has a guard function table that calls are checked against.
 pub(crate) fn is_guarded(image: &Image) -> bool {
     image.dll_characteristics & DLL_GUARD_CF != 0
-        && load_config_field(image, GUARD_FLAGS_FIELD as u32, 4).is_some_and(|f| f & 0x400 != 0)
-}
-
-/// A field of the load configuration of an x64 image, `None` if the structure is too short for it.
-pub(crate) fn load_config_field(image: &Image, offset: u32, width: u32) -> Option<u64> {
-    let (rva, size) = image.directories.get(10).copied()?;
-    let declared = image.u32(rva).filter(|_| rva != 0 && size != 0)?;
-    let end = offset.checked_add(width)?;
-    if end > declared {
-        return None;
-    }
-    let at = rva.checked_add(offset)?;
-    if width == 8 { image.u64(at) } else { image.u32(at).map(u64::from) }
+        && image.load_config_field(GUARD_FLAGS_FIELD as u32, 4).is_some_and(|f| f & 0x400 != 0)
 }
 
 /// The import section.

@@ -76,8 +76,8 @@ pub(crate) enum Goal {
     Slot(usize),
     /// A `jmp [rip+slot]` of the patch.
     Thunk(usize),
-    /// A copy of constant bytes.
-    Literal(usize),
+    /// An offset in a copy of a constant.
+    Literal(usize, u32),
     /// The patch's image base.
     PatchBase,
 }
@@ -103,6 +103,14 @@ pub(crate) enum Slot {
     Copy(u32),
 }
 
+/// A constant that is copied because code reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Literal {
+    /// RVA in the new image; its alignment is kept.
+    pub(crate) rva: u32,
+    pub(crate) bytes: Vec<u8>,
+}
+
 /// One RUNTIME_FUNCTION.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RuntimeFunction {
@@ -125,7 +133,7 @@ pub(crate) struct Parts {
     /// Index of the slot that each thunk jumps through.
     pub(crate) thunks: Vec<usize>,
     /// Copies of constants of the base that code reads.
-    pub(crate) literals: Vec<Vec<u8>>,
+    pub(crate) literals: Vec<Literal>,
     pub(crate) imports: Vec<ImportId>,
     pub(crate) runtime_functions: Vec<RuntimeFunction>,
     /// Entities of the base that the patch reaches, and whether its address is taken (or it is only called).

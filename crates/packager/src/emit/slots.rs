@@ -5,16 +5,17 @@
 //! | `call f`, `jmp f`, `jcc f` | through a slot with the address of `f` |
 //! | `lea r, [rip+x]` | `mov r, [rip+slot]` |
 //! | a read of an import slot, or of a pointer that only the loader sets | the same read of an own slot with a copy |
-//! | a read of a constant | the same read of a copy |
+//! | a read of a constant pointer | the same read of a slot with its value |
+//! | a read of another constant | the same read of a copy |
 //! | any other access | `mov r, [rip+slot]`, then the access through `r`: the register that the instruction writes without reading it, or one that is free |
 //!
 //! Whatever does not fit is refused, and the patch is then made the near way.
 
-use super::pieces::{Field, Goal, Origin, Parts, Piece, PieceId, PieceKind, Slot};
+use super::pieces::{Field, Goal, Literal, Origin, Parts, Piece, PieceId, PieceKind, Slot};
 use super::reencode::{Body, place};
 use super::{Input, guard, internal, liveness, refused};
 use crate::error::Result;
-use hotgraft_program::{Form, HandlerData};
+use hotgraft_program::{Entity, Form, HandlerData};
 use iced_x86::{
     Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind,
     Register,
@@ -197,8 +198,13 @@ impl Rewriter<'_, '_> {
                 let slot = self.parts.slot(Slot::Copy(rva));
                 return Ok(copied(bytes, d, Field { goal: Goal::Slot(slot), ..field }));
             }
-            if let Some(literal) = self.literal(rva, size) {
-                return Ok(copied(bytes, d, Field { goal: Goal::Literal(literal), ..field }));
+            if let Some(target) = self.constant_pointer(rva).filter(|_| size == 8) {
+                let slot = self.parts.slot(Slot::Address(target));
+                return Ok(copied(bytes, d, Field { goal: Goal::Slot(slot), ..field }));
+            }
+            let site = self.parts.pieces[self.id].start + field.offset;
+            if let Some((literal, offset)) = self.literal(site, rva, size) {
+                return Ok(copied(bytes, d, Field { goal: Goal::Literal(literal, offset), ..field }));
             }
         }
         if !matches!(
@@ -236,26 +242,50 @@ impl Rewriter<'_, '_> {
         import || (!writable && self.changing.contains(&rva))
     }
 
-    /// A copy of a constant of the base, if that is what is read.
-    fn literal(&mut self, rva: u32, size: usize) -> Option<usize> {
+    /// The RVA in the base that a constant pointer of the base leads to.
+    fn constant_pointer(&self, rva: u32) -> Option<u32> {
         let old = self.input.old;
+        let image = &old.image;
+        image.base_relocations.binary_search(&rva).ok()?;
         let id = old.object_at(rva)?;
-        let object = &old.objects[id.index()];
-        let end = rva.checked_add(u32::try_from(size).ok()?)?;
-        let relocations = &old.image.base_relocations;
-        let first = relocations.partition_point(|r| r.saturating_add(8) <= rva);
-        let relocated = relocations.get(first).is_some_and(|r| *r < end);
-        if end > object.end() || relocated || !guard::is_constant(old, id, self.changing) {
+        if rva.checked_add(8)? > old.objects[id.index()].end() || !guard::is_constant(old, id, self.changing) {
             return None;
         }
-        let bytes = old.image.bytes(rva, size)?;
-        let at = self.parts.literals.iter().position(|l| l == bytes);
-        Some(at.unwrap_or_else(|| {
-            self.parts.literals.push(bytes.to_vec());
+        let target = image.u64(rva)?.checked_sub(image.image_base)?;
+        u32::try_from(target).ok().filter(|t| t.checked_add(8).is_some_and(|end| end <= image.size_of_image))
+    }
+
+    /// A copy of the constant that is read by the field at `site` of the new image, and the offset in it. The whole
+    /// object is copied, so that it can be compared as one; large ones, and those with addresses in them, are not.
+    fn literal(&mut self, site: u32, rva: u32, size: usize) -> Option<(usize, u32)> {
+        let (old, new) = (self.input.old, self.input.new);
+        let target = new.references_in(site, site + 1).first()?.target;
+        let Entity::Object(id) = target.entity else { return None };
+        let object = &new.objects[id.index()];
+        let offset = u32::try_from(target.addend).ok()?;
+        let start = rva.checked_sub(offset)?;
+        let fits = u64::from(offset) + size as u64 <= u64::from(object.size) && object.size <= LARGEST_LITERAL;
+        let relocations = &old.image.base_relocations;
+        let first = relocations.partition_point(|r| r.saturating_add(8) <= start);
+        let relocated = relocations.get(first).is_some_and(|r| *r < start.saturating_add(object.size));
+        let plain = new.references_in(object.rva, object.end()).is_empty() && !relocated;
+        let bytes = new.image.bytes(object.rva, object.size as usize)?;
+        let same = old.image.bytes(start, bytes.len()) == Some(bytes);
+        let constant = guard::is_constant(old, old.object_at(rva)?, self.changing) && !object.writable;
+        if !(fits && plain && same && constant) {
+            return None;
+        }
+        let literal = Literal { rva: object.rva, bytes: bytes.to_vec() };
+        let at = self.parts.literals.iter().position(|l| *l == literal).unwrap_or_else(|| {
+            self.parts.literals.push(literal);
             self.parts.literals.len() - 1
-        }))
+        });
+        Some((at, offset))
     }
 }
+
+/// Bytes of the largest constant that is copied for being read.
+const LARGEST_LITERAL: u32 = 256;
 
 fn copied(bytes: &[u8], d: &Decoded, field: Field) -> Body {
     let origin = match field.origin {

@@ -155,7 +155,7 @@ pub(crate) fn assemble(input: &Input<'_>, parts: &Parts, layout: &Layout) -> Res
         put(&mut text, (at - layout.text.rva) as usize + 2, &(target.wrapping_sub(at + 6)).to_le_bytes())?;
     }
     for (literal, at) in parts.literals.iter().zip(&layout.literals) {
-        put(&mut rdata, (at - layout.rdata.rva) as usize, literal)?;
+        put(&mut rdata, (at - layout.rdata.rva) as usize, &literal.bytes)?;
     }
     let config = pe::load_config(input, parts, layout);
     put(&mut rdata, (layout.load_config - layout.rdata.rva) as usize, &config)?;

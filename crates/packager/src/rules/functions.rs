@@ -1,11 +1,12 @@
 //! Rules about functions: what changed, what comes along, what cannot be moved or redirected.
 
-use crate::closure::{Closure, Why, signature_changed};
+use crate::closure::{Closure, Why, is_derived, signature_changed};
 use crate::context::{Context, finding};
 use crate::rules::explain;
+use crate::uses::{Use, User, Uses};
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{Change, FunctionPair, Status, function_label};
-use hotgraft_program::{Entity, EntryKind, FunctionId, HandlerData};
+use hotgraft_program::{Entity, EntryKind, FunctionId, HandlerData, Program};
 
 /// A finding for every function pair that is not identical.
 pub fn pairs(ctx: &Context, closure: &Closure) -> Vec<Finding> {
@@ -16,6 +17,10 @@ pub fn pairs(ctx: &Context, closure: &Closure) -> Vec<Finding> {
             (Status::Identical, ..) => {}
             (Status::Changed, Some(_), Some(new)) if ctx.counterpart(new).is_none() => {
                 out.push(added(ctx, closure, pair, about, new));
+            }
+            (Status::Changed, ..) if is_unused_funclet(ctx, pair) => {
+                let subject = ctx.function_subject(pair.old, pair.new);
+                out.push(finding("code.funclet.unused", Outcome::Harmless, Some(about), subject, "", None));
             }
             (Status::Changed, Some(_), Some(new)) => {
                 out.push(changed(ctx, closure, pair, about, new));
@@ -36,6 +41,23 @@ pub fn pairs(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     out
 }
 
+/// True for what compilers leave behind: a part of a function that runs on its frame by its name, and that neither
+/// unwind data nor anything else leads to, on both sides.
+pub fn is_unused_funclet(ctx: &Context, pair: &FunctionPair) -> bool {
+    let unused = |program: &Program, uses: &Uses, id: FunctionId| {
+        let f = &program.functions[id.index()];
+        let derived = |used: &Use| matches!(used.user, User::Object(o) if is_derived(program.objects[o.index()].kind));
+        f.is_named_as_funclet()
+            && f.funclet_of.is_empty()
+            && !Context::is_reachable_from_outside(program, id)
+            && uses.handler_of(id).next().is_none()
+            && uses.of_function(id).iter().all(|used| used.user == User::Function(id) || derived(used))
+    };
+    let old = pair.old.is_none_or(|id| unused(ctx.old, &ctx.old_uses, id));
+    let new = pair.new.is_none_or(|id| unused(ctx.new, &ctx.new_uses, id));
+    old && new
+}
+
 fn evidence(changes: &[Change]) -> String {
     match changes {
         [] => String::from("It differs."),
@@ -51,11 +73,20 @@ fn changed(ctx: &Context, closure: &Closure, pair: &FunctionPair, about: Differe
         text.push_str(&format!(" Changed functions inlined into it: {}.", inlined.join(", ")));
     }
     if closure.direct_only.contains(&new) {
-        text.push_str(" Its old entry stays: every caller is replaced and calls the new version directly.");
+        text.push_str(if is_funclet(ctx, pair, new) {
+            " Its old entry stays, for frames of the old version of the function that it is a part of."
+        } else {
+            " Its old entry stays: every caller is replaced and calls the new version directly."
+        });
     }
     let subject = ctx.function_subject(pair.old, pair.new);
     let source = change_source(ctx, pair).or_else(|| ctx.function_source(pair.old, pair.new));
     finding("code.function.changed", Outcome::Patch, Some(about), subject, &text, source)
+}
+
+fn is_funclet(ctx: &Context, pair: &FunctionPair, new: FunctionId) -> bool {
+    let old = pair.old.is_some_and(|old| !ctx.old.functions[old.index()].funclet_of.is_empty());
+    old || !ctx.new.functions[new.index()].funclet_of.is_empty()
 }
 
 fn change_source(ctx: &Context, pair: &FunctionPair) -> Option<String> {
@@ -122,6 +153,7 @@ fn added(ctx: &Context, closure: &Closure, pair: &FunctionPair, about: Differenc
     if let Some(why) = closure.functions.get(&new) {
         let text = match why {
             Why::Needed(user) => format!("{user} uses it."),
+            Why::Frame(owner) => format!("It runs on the frame of {owner}."),
             _ => evidence(&pair.changes),
         };
         return finding("code.function.added", Outcome::Patch, Some(about), subject, &text, source);
@@ -151,6 +183,7 @@ pub fn included(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         let text = match why {
             Why::Reads(name) => format!("It reads {name}, whose contents changed."),
             Why::Calls(name) => format!("It calls {name}, whose old entry cannot be redirected."),
+            Why::Frame(name) => format!("It and {name} run on one frame."),
             Why::Retargeted(name) => format!("It refers to {name}, of which the base has no certain counterpart."),
             _ => String::from("It is needed."),
         };

@@ -51,6 +51,12 @@ fn source_files(program: &Program) -> BTreeSet<String> {
 /// IMAGE_SUBSYSTEM_NATIVE: drivers, and programs that run before the Windows API is there.
 const NATIVE: u16 = 1;
 
+/// IMAGE_FILE_RELOCS_STRIPPED: the linker left out where the image holds addresses.
+const RELOCS_STRIPPED: u16 = 1;
+
+/// The data directory of images with managed code.
+const CLR_DIRECTORY: usize = 14;
+
 /// Images whose code runs while a patch is applied.
 const OWN_PATH: [&str; 4] = ["ntdll", "wow64", "wow64cpu", "win32u"];
 
@@ -64,6 +70,10 @@ pub fn supported(ctx: &Context) -> Option<Finding> {
         "It runs in the kernel or without the Windows API."
     } else if OWN_PATH.contains(&stem.as_str()) {
         "Loading the patch and writing the redirects runs its code."
+    } else if image.characteristics & RELOCS_STRIPPED != 0 {
+        "Its base relocations are stripped, so that it is not known where it holds addresses."
+    } else if image.directories.get(CLR_DIRECTORY).is_some_and(|&(rva, _)| rva != 0) {
+        "It holds managed code, which is compiled anew while it runs."
     } else {
         return None;
     };

@@ -3,9 +3,10 @@
 use crate::closure::Closure;
 use crate::context::{Context, finding};
 use crate::rules::types;
+use crate::uses::User;
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{ImageChange, Status};
-use hotgraft_program::{Entity, Evidence, ExportTarget, ObjectKind, Program};
+use hotgraft_program::{Entity, Evidence, ExportTarget, HandlerData, ObjectKind, Program};
 use std::collections::BTreeMap;
 
 /// IMAGE_DLLCHARACTERISTICS_GUARD_CF.
@@ -176,6 +177,38 @@ pub fn guard(ctx: &Context) -> Vec<Finding> {
         }
     }
     out
+}
+
+/// GuardFlags in the load configuration, and IMAGE_GUARD_EH_CONTINUATION_TABLE_PRESENT in it.
+const GUARD_FLAGS: u32 = 0x90;
+const GUARD_CONTINUATIONS: u64 = 0x0040_0000;
+
+/// Functions of the patch with exception handlers, where the process checks the places that handlers go on at.
+pub fn continuations(ctx: &Context, closure: &Closure) -> Vec<Finding> {
+    let flags = ctx.old.image.load_config_field(GUARD_FLAGS, 4).unwrap_or(0);
+    if flags & GUARD_CONTINUATIONS == 0 {
+        return Vec::new();
+    }
+    let handles = |unwind: &[u32]| {
+        let handled = |&u: &u32| ctx.new.unwind.get(u as usize).is_some_and(|i| i.handler_data != HandlerData::None);
+        unwind.iter().any(handled)
+    };
+    let handlers = closure.functions.keys().filter(|id| handles(&ctx.new.functions[id.index()].unwind));
+    handlers
+        .map(|&id| {
+            let old = ctx.function_pair(id).0.old;
+            let subject = ctx.function_subject(old, Some(id));
+            let source = ctx.function_source(old, Some(id));
+            finding(
+                "image.guard.continuations",
+                Outcome::Refuse,
+                ctx.about_new(User::Function(id)),
+                subject,
+                "",
+                source,
+            )
+        })
+        .collect()
 }
 
 /// The function that the loader starts has run already.

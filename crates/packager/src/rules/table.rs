@@ -30,6 +30,14 @@ pub static RULES: &[Rule] = &[
         rows: &["C24", "C25", "E9"],
     },
     Rule {
+        key: "code.funclet.unused",
+        outcomes: &[Outcome::Harmless],
+        head: None,
+        why: "The compiler left this part of a function behind: neither unwind data nor anything else leads to it, in both images.",
+        todo: "",
+        rows: &["C22"],
+    },
+    Rule {
         key: "code.function.added",
         outcomes: &[Outcome::Patch],
         head: None,
@@ -132,6 +140,14 @@ pub static RULES: &[Rule] = &[
         why: "Callers that are not replaced pass arguments and expect results in the old way.",
         todo: "Keep the old function and add a new one, or deliver the fix with a restart.",
         rows: &["C15", "T4"],
+    },
+    Rule {
+        key: "code.throw.added",
+        outcomes: &[Outcome::Refuse],
+        head: Some(Head::DataStructures),
+        why: "The C++ run-time asks the loader for the image that describes a thrown type, and the loader does not know the patch.",
+        todo: "Throw a type that the base throws already, or deliver the fix with a restart.",
+        rows: &["D18"],
     },
     Rule {
         key: "code.unattributed",
@@ -353,7 +369,7 @@ pub static RULES: &[Rule] = &[
         key: "identity.image.unsupported",
         outcomes: &[Outcome::Refuse],
         head: Some(Head::Identity),
-        why: "The code that applies patches depends on this image itself, or cannot reach it.",
+        why: "The image is one that patches are applied with, one that they cannot reach, or one that does not say enough of itself.",
         todo: "Deliver the fix with a restart.",
         rows: &["E15", "I30"],
     },
@@ -404,6 +420,14 @@ pub static RULES: &[Rule] = &[
         why: "Control flow guard ends the process when code calls a base function through a pointer that the base did not register for that.",
         todo: "Take the address of the function in the baseline already, or deliver the fix with a restart.",
         rows: &["I17", "I18"],
+    },
+    Rule {
+        key: "image.guard.continuations",
+        outcomes: &[Outcome::Refuse],
+        head: Some(Head::Identity),
+        why: "The base lists the places where exception handlers may go on, and the process ends when one goes on elsewhere.",
+        todo: "Build the baseline without /guard:ehcont, or deliver changes to functions with exception handlers with a restart.",
+        rows: &["I17"],
     },
     Rule {
         key: "image.header.changed",

@@ -145,6 +145,26 @@ fn imports_and_constants_are_copied() {
 }
 
 #[test]
+fn a_constant_pointer_is_read_from_a_slot_with_its_value() {
+    let mut pair = hand(&[0x48, 0x8B, 0x0D, 0, 0, 0, 0, 0xC3], &[(3, 0, "table")]);
+    // The first 8 bytes of the table lead to `counter`, in both images.
+    for p in [&mut pair.old, &mut pair.new] {
+        let (site, rva) = (find(p, "table"), find(p, "counter"));
+        let value = p.image.image_base + u64::from(rva);
+        p.image.mapped[site as usize..][..8].copy_from_slice(&value.to_le_bytes());
+        p.image.base_relocations.push(site);
+        let target = p.resolve(rva);
+        let form = hotgraft_program::Form::Absolute;
+        p.references.push(hotgraft_program::Reference { site, width: 8, form, origin: 0, rva, target });
+        p.references.sort_unstable_by_key(|r| r.site);
+    }
+    let out = emitted(&pair);
+    let code = decode(&out);
+    assert_eq!(code.len(), 2);
+    assert_eq!(held(&out, &code[0]), base(&pair, "counter"));
+}
+
+#[test]
 fn other_accesses_take_a_register_that_is_overwritten_on_every_way() {
     // mov [counter], ecx; test edx, edx; je +5; mov eax, 1; xor eax, eax; ret
     let pair =

@@ -82,6 +82,7 @@ impl Side {
             udts: Vec::new(),
             inlined: Vec::new(),
             unwind: Vec::new(),
+            funclet_of: Vec::new(),
             jump_tables: Vec::new(),
             no_return: false,
             entry_kind: EntryKind::PaddedShortJump,

@@ -55,6 +55,20 @@ cases! {
             pair(&simple(1), &new).spares(KEY, Decision::Patch);
         }
     }
+    code_funclet_unused = "code.funclet.unused" {
+        trips {
+            let side = |body| { let mut s = simple(body); s.function("`f'::`1'::dtor$0", body); s };
+            let p = pair(&side(1), &side(2));
+            p.trips(KEY, Outcome::Harmless);
+            assert_eq!(p.planned(), ["f"]);
+        }
+        spares {
+            let side = |body| { let mut s = simple(body); s.function("`f'::`1'::dtor", body); s };
+            let p = pair(&side(1), &side(2));
+            p.spares(KEY, Decision::Patch);
+            assert_eq!(p.planned(), ["f", "`f'::`1'::dtor"]);
+        }
+    }
     code_function_added_unreachable = "code.function.added_unreachable" {
         trips {
             let mut new = simple(2);
@@ -187,6 +201,24 @@ cases! {
             let mut new = simple(2);
             new.special("$unwind$main", &[1; 8], ObjectKind::Unwind, false);
             pair(&simple(1), &new).spares(KEY, Decision::Patch);
+        }
+    }
+    code_throw_added = "code.throw.added" {
+        trips {
+            let mut new = simple(2);
+            new.f("f").takes("_TI1H");
+            new.constant("_TI1H", &[0; 16]).with(|o| o.decorated = Some("_TI1H".into()));
+            pair(&simple(1), &new).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            // What the base throws already is described there.
+            let side = |body| {
+                let mut s = simple(body);
+                s.f("f").takes("_TI1H");
+                s.constant("_TI1H", &[0; 16]).with(|o| o.decorated = Some("_TI1H".into()));
+                s
+            };
+            pair(&side(1), &side(2)).spares(KEY, Decision::Patch);
         }
     }
     code_unwind_unknown = "code.unwind.unknown" {
@@ -371,4 +403,59 @@ fn equal_inputs_give_equal_plans() {
     let p = pair(&simple(1), &simple(2));
     let json = |p: &Plan| serde_json::to_string(p).unwrap();
     assert_eq!(json(&p.plan()), json(&p.plan()));
+}
+
+/// `filt` runs on the frame of `f`, which `main` calls.
+fn with_funclet(f: u8, filt: u8) -> Side {
+    let mut s = Side::new();
+    s.function("f", f).unwind.push((HandlerData::ScopeTable, vec!["filt".into()]));
+    s.function("filt", filt);
+    s.f("main").calls("f");
+    s.edit.push(|p| {
+        let at = |name: &str| p.functions.iter().position(|f| f.name.as_deref() == Some(name)).unwrap();
+        let (owner, part) = (FunctionId::from(at("f")), at("filt"));
+        p.functions[part].funclet_of.push(owner);
+    });
+    s
+}
+
+#[test]
+fn a_part_that_runs_on_the_frame_of_a_function_moves_with_it_and_keeps_its_old_entry() {
+    let places = |p: &crate::common::Pair| -> Vec<(String, bool, bool)> {
+        let name = |id: FunctionId| p.new.functions[id.index()].name.clone().unwrap();
+        p.plan().functions.iter().map(|f| (name(f.new), f.old.is_some(), f.method.is_some())).collect()
+    };
+    let (f, filt) = ("f".to_owned(), "filt".to_owned());
+    // The function changed: its part comes along and replaces nothing.
+    let p = pair(&with_funclet(1, 1), &with_funclet(2, 1));
+    assert_eq!(places(&p), [(f.clone(), true, true), (filt.clone(), false, false)]);
+    // The part changed: old frames keep the old one, and the function is replaced for the sake of the new one.
+    let p = pair(&with_funclet(1, 1), &with_funclet(1, 2));
+    assert_eq!(places(&p), [(f.clone(), true, true), (filt, true, false)]);
+    p.trips("code.function.included", Outcome::Patch);
+    // Beside it: a handler that is called in the ordinary way is redirected like any function.
+    let ordinary = |body| {
+        let mut s = with_funclet(1, body);
+        s.edit.clear();
+        s
+    };
+    let p = pair(&ordinary(1), &ordinary(2));
+    assert_eq!(places(&p), [("filt".to_owned(), true, true)]);
+}
+
+#[test]
+fn a_part_of_a_function_that_others_call_as_well_is_refused() {
+    let called = |body| {
+        let mut s = with_funclet(1, body);
+        s.f("main").calls("filt");
+        s
+    };
+    pair(&called(1), &called(2)).trips("code.fold.diverged", Outcome::Refuse);
+    let named = |body| {
+        let mut s = Side::new();
+        s.function("f", 1).calls("?filt$0@0@f@@");
+        s.function("?filt$0@0@f@@", body);
+        s
+    };
+    pair(&named(1), &named(2)).trips("code.unwind.unknown", Outcome::Refuse);
 }

@@ -200,6 +200,21 @@ cases! {
             pair(&old, &new).spares(KEY, Decision::Patch);
         }
     }
+    image_guard_continuations = "image.guard.continuations" {
+        trips {
+            let handled = |body| {
+                let mut s = simple(body);
+                s.edit.push(continuation_table);
+                s.f("f").unwind.push((HandlerData::ScopeTable, vec![]));
+                s
+            };
+            pair(&handled(1), &handled(2)).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            let plain = |body| { let mut s = simple(body); s.edit.push(continuation_table); s };
+            pair(&plain(1), &plain(2)).spares(KEY, Decision::Patch);
+        }
+    }
     identity_compiler_changed = "identity.compiler.changed" {
         trips { word!(KEY, "image.compiler.changed", Condition); }
         spares { pair(&simple(1), &simple(2)).spares(KEY, Decision::Patch); }
@@ -229,6 +244,14 @@ cases! {
             pair(&old, &simple(2)).trips(KEY, Outcome::Refuse);
             let mut old = simple(1);
             old.edit.push(|p| p.image.path = "C:\\Windows\\ntdll.dll".into());
+            pair(&old, &simple(2)).trips(KEY, Outcome::Refuse);
+            let stripped = |body| { let mut s = simple(body); s.edit.push(|p| p.image.characteristics |= 1); s };
+            pair(&stripped(1), &stripped(2)).trips(KEY, Outcome::Refuse);
+            let mut old = simple(1);
+            old.edit.push(|p| {
+                p.image.directories.resize(16, (0, 0));
+                p.image.directories[14] = (0x2000, 72);
+            });
             pair(&old, &simple(2)).trips(KEY, Outcome::Refuse);
         }
         spares {
@@ -302,4 +325,15 @@ cases! {
         trips { word!(KEY, "image.resource.version", Harmless); }
         spares { pair(&simple(1), &simple(2)).image("image.resource.changed").spares(KEY, Decision::Refuse); }
     }
+}
+
+/// Gives the image a load configuration that says: there is a table of exception continuations.
+fn continuation_table(p: &mut Program) {
+    const SIZE: usize = 0x140;
+    let at = p.image.mapped.len();
+    p.image.mapped.resize(at + SIZE, 0);
+    p.image.mapped[at..at + 4].copy_from_slice(&(SIZE as u32).to_le_bytes());
+    p.image.mapped[at + 0x90..at + 0x94].copy_from_slice(&0x0040_0000u32.to_le_bytes());
+    p.image.directories.resize(16, (0, 0));
+    p.image.directories[10] = (at as u32, SIZE as u32);
 }

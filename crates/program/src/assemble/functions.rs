@@ -12,7 +12,7 @@ use crate::pdb::Pdb;
 use crate::pe::Directories;
 use crate::program::Program;
 use crate::reference::Form;
-use crate::unwind::{CodeTargetKind, UnwindInfo, UnwindTable};
+use crate::unwind::{CodeTarget, CodeTargetKind, UnwindInfo, UnwindTable};
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -530,8 +530,21 @@ pub fn range_index(functions: &[Function]) -> Vec<(u32, FunctionId, u16)> {
     out
 }
 
-/// Attaches unwind entries to the functions whose ranges they cover.
-pub fn link_unwind(program: &mut Program) {
+/// Attaches unwind entries to the functions whose ranges they cover, and the functions that unwind data runs on the frame
+/// of others to these.
+pub fn link_unwind(program: &mut Program, targets: &[CodeTarget]) {
+    for target in targets.iter().filter(|t| t.kind != CodeTargetKind::LandingPad) {
+        if let Some(funclet) = program.function_entry(target.rva)
+            && let Some((owner, _)) = program.function_at(target.function)
+            && owner != funclet
+        {
+            program.functions[funclet.index()].funclet_of.push(owner);
+        }
+    }
+    for function in &mut program.functions {
+        function.funclet_of.sort_unstable();
+        function.funclet_of.dedup();
+    }
     for i in 0..program.unwind.len() {
         if let Some((id, _)) = program.function_at(program.unwind[i].begin) {
             program.functions[id.index()].unwind.push(i as u32);

@@ -1,7 +1,7 @@
 //! Every field that holds an address, and what the address means.
 
 use super::objects::Objects;
-use super::{Conflict, Found};
+use super::{Conflict, Found, rtti};
 use crate::code::RawReference;
 use crate::entity::{Entity, Target};
 use crate::image::Image;
@@ -46,8 +46,10 @@ pub fn collect(
     out
 }
 
-/// Adds what only objects reveal: the fields of mingw's runtime pseudo relocations.
+/// Adds what only objects reveal: the fields of Visual C++'s type information and of mingw's runtime pseudo
+/// relocations.
 pub fn add_tables(image: &Image, objects: &Objects, raw: &mut Vec<RawReference>) {
+    raw.extend(objects.objects.iter().flat_map(|object| rtti::references(image, object)));
     for object in objects.objects.iter().filter(|o| o.kind == ObjectKind::PseudoRelocations) {
         // Version 2: a header of two zero words and the version, then (symbol, target, flags).
         let word = |at: u32| image.u32(at);

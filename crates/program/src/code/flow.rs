@@ -1,6 +1,7 @@
 //! The dataflow over one function: blocks, the fixed point, and what it tells at indirect jumps.
 
 use super::descent::{Descent, Step};
+use super::image_base::BaseUses;
 use super::needs;
 use super::tables::{self, Resolution};
 use super::transfer::{Effective, Machine, NONVOLATILE, Record, refine};
@@ -127,6 +128,7 @@ pub(super) fn whole(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, con
     let gave_up = solver.gave_up;
     let mut machine = solver.machine;
     let mut record = Record::default();
+    let mut uses = BaseUses::default();
     for (block, state) in states.into_iter().enumerate() {
         let steps = blocks.steps(descent, block);
         let mut state = state.unwrap_or_else(|| State::unknown(steps[0].rva, registers));
@@ -134,8 +136,17 @@ pub(super) fn whole(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, con
             if step.decoded.flow == Flow::IndirectJump {
                 jump(image, descent, roots, context, &machine, &mut state, step, &mut out);
             }
+            uses.before(&machine, &state, step, |rva| descent.contains(rva));
             machine.step(&mut state, step, next_step(descent, steps, i), Some(&mut record));
+            uses.after(&machine, &state, step);
         }
+    }
+    if !record.displacements.is_empty() || record.sums.iter().any(|(_, _, anchor)| *anchor == 0) {
+        out.problems.extend(uses.values().map(|rva| Problem {
+            rva,
+            key: "code.image_base.untracked",
+            text: format!("__ImageBase is the anchor of operands and also a value (instruction at {rva:#x})"),
+        }));
     }
     if gave_up {
         let text = "the dataflow did not settle".to_string();

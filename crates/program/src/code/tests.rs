@@ -535,12 +535,12 @@ fn image_base_survives_calls_in_saved_registers_and_slots() {
     a.mov(qword_ptr(rsp + 0x28), rbx).unwrap();
     a.call(OTHER).unwrap();
     a.mov(eax, dword_ptr(rbx + rax * 4 + 0x3010)).unwrap();
-    a.mov(rcx, qword_ptr(rsp + 0x28)).unwrap();
-    a.lea(rdx, ptr(rcx + 0x4020)).unwrap();
-    a.movzx(eax, word_ptr(rcx + 0x3C)).unwrap();
+    a.mov(r10, qword_ptr(rsp + 0x28)).unwrap();
+    a.lea(rdx, ptr(r10 + 0x4020)).unwrap();
+    a.movzx(eax, word_ptr(r10 + 0x3C)).unwrap();
     a.call(OTHER).unwrap();
-    // rcx is lost in the call: this is no displacement from the image base.
-    a.mov(eax, dword_ptr(rcx + 0x3030)).unwrap();
+    // r10 is lost in the call: this is no displacement from the image base.
+    a.mov(eax, dword_ptr(r10 + 0x3030)).unwrap();
     a.add(rsp, 0x30).unwrap();
     a.pop(rbx).unwrap();
     a.ret().unwrap();
@@ -574,6 +574,65 @@ fn image_base_with_an_unknown_part_is_a_problem() {
     a.ret().unwrap();
     let (f, _) = Fixture::assemble(&mut a, &[]);
     assert_eq!(keys(&f.facts()), ["code.image_base.untracked"]);
+}
+
+/// `lea rbx, [__ImageBase]`, what the test adds, then an operand relative to rbx.
+fn anchored(and: impl FnOnce(&mut CodeAssembler)) -> CodeFacts {
+    let mut a = CodeAssembler::new(64).unwrap();
+    a.push(rbx).unwrap();
+    a.sub(rsp, 0x30).unwrap();
+    lea(&mut a, Register::RBX, 0);
+    and(&mut a);
+    a.mov(eax, dword_ptr(rbx + 0x3010)).unwrap();
+    a.add(rsp, 0x30).unwrap();
+    a.pop(rbx).unwrap();
+    a.ret().unwrap();
+    let (f, _) = Fixture::assemble(&mut a, &[]);
+    f.facts()
+}
+
+#[test]
+fn image_base_as_anchor_and_as_value_is_a_problem() {
+    let problem = ["code.image_base.untracked"];
+    // An argument, a fifth argument, a global, a comparison, a difference, a sum.
+    let argument = |a: &mut CodeAssembler| {
+        a.mov(rcx, rbx).unwrap();
+        a.call(OTHER).unwrap();
+    };
+    assert_eq!(keys(&anchored(argument)), problem);
+    let fifth = |a: &mut CodeAssembler| {
+        a.mov(qword_ptr(rsp + 0x20), rbx).unwrap();
+        a.call(OTHER).unwrap();
+    };
+    assert_eq!(keys(&anchored(fifth)), problem);
+    assert_eq!(keys(&anchored(|a| a.mov(qword_ptr(rsi + 8), rbx).unwrap())), problem);
+    assert_eq!(keys(&anchored(|a| a.cmp(rcx, rbx).unwrap())), problem);
+    assert_eq!(keys(&anchored(|a| a.sub(rcx, rbx).unwrap())), problem);
+    let sum = |a: &mut CodeAssembler| {
+        a.add(rcx, rbx).unwrap();
+        a.mov(edx, dword_ptr(rcx)).unwrap();
+    };
+    assert_eq!(keys(&anchored(sum)), problem);
+    // Beside it: the base in a register that the callee keeps, and a slot that the function reads again.
+    assert_eq!(keys(&anchored(|a| a.call(OTHER).unwrap())), [""; 0]);
+    let spilled = |a: &mut CodeAssembler| {
+        a.mov(qword_ptr(rsp + 0x28), rbx).unwrap();
+        a.call(OTHER).unwrap();
+        a.mov(rbx, qword_ptr(rsp + 0x28)).unwrap();
+    };
+    assert_eq!(keys(&anchored(spilled)), [""; 0]);
+}
+
+#[test]
+fn image_base_as_a_value_alone_is_none() {
+    let mut a = CodeAssembler::new(64).unwrap();
+    a.sub(rsp, 0x28).unwrap();
+    lea(&mut a, Register::RCX, 0);
+    a.call(OTHER).unwrap();
+    a.add(rsp, 0x28).unwrap();
+    a.ret().unwrap();
+    let (f, _) = Fixture::assemble(&mut a, &[]);
+    assert_eq!(keys(&f.facts()), [""; 0]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ const DATA: u32 = 0x2000;
 const PDATA: u32 = 0x3000;
 
 /// An image with 0x1000 bytes of code, the given bytes at 0x2000 and .pdata at 0x3000.
-pub(super) fn image(data: &[u8]) -> Image {
+pub(crate) fn image(data: &[u8]) -> Image {
     with_entries(data, &[])
 }
 

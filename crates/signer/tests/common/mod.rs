@@ -6,3 +6,4 @@ pub mod forge;
 pub mod pe;
 pub mod pki;
 pub mod tools;
+pub mod tsa;

@@ -215,6 +215,7 @@ impl Finder<'_> {
             udts,
             inlined: main.map(|p| p.inlined.clone()).unwrap_or_default(),
             unwind: Vec::new(),
+            funclet_of: Vec::new(),
             jump_tables: Vec::new(),
             no_return: procedures.iter().any(|p| p.no_return),
             entry_kind: EntryKind::None,
