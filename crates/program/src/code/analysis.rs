@@ -123,6 +123,7 @@ fn facts(image: &Image, range: CodeRange, descent: &Descent<'_>, findings: &Find
             Flow::Branch(target) | Flow::ConditionalBranch(target) if !descent.contains(target) => {
                 tail_jumps.insert(target);
             }
+            Flow::Branch(target) | Flow::ConditionalBranch(target) => out.branches.push(target),
             _ => {}
         }
         if let Some(reference) = step.decoded.reference(step.rva)
@@ -131,6 +132,8 @@ fn facts(image: &Image, range: CodeRange, descent: &Descent<'_>, findings: &Find
             out.references.push(reference);
         }
     }
+    out.branches.sort_unstable();
+    out.branches.dedup();
     out.calls = calls.into_iter().collect();
     out.tail_jumps = tail_jumps.into_iter().collect();
     out.instructions = steps.iter().map(|s| s.rva).collect();
