@@ -60,6 +60,15 @@ pub fn released(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Pair>> {
     Ok(out)
 }
 
+/// Folders with the objects of one library: as usual, and with one section to a function.
+///
+/// # Errors
+/// If sources cannot be had, or do not compile.
+pub fn objects() -> Result<(PathBuf, PathBuf)> {
+    let (_, sections) = build((LUA_7, "-O2", false))?;
+    Ok((sections.with_file_name("plain"), sections))
+}
+
 /// The pairs of security fixes, by package.
 ///
 /// # Errors

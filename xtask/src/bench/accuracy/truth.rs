@@ -14,12 +14,29 @@ const LONGEST: usize = 4096;
 /// Constants that refer to constants, at most.
 const DEPTH: usize = 2;
 
+/// Stand around the names in a content.
+const NAME: [char; 2] = ['\u{1}', '\u{2}'];
+
+/// Names of functions with all that they consist of.
+pub type Contents = BTreeMap<String, String>;
+
+/// True if two contents are the same but for the names of what they refer to, where those are new or gone: a function
+/// that was renamed is still the same one to its callers.
+pub fn same(a: &str, old: &Contents, b: &str, new: &Contents) -> bool {
+    let parts = |text: &str, other: &Contents| -> Vec<Option<String>> {
+        let known = |(n, part): (usize, &str)| (n % 2 == 0 || other.contains_key(part)).then(|| part.to_owned());
+        text.split(NAME).enumerate().map(known).collect()
+    };
+    let (a, b) = (parts(a, new), parts(b, old));
+    a.len() == b.len() && a.iter().zip(&b).all(|(x, y)| x == y)
+}
+
 /// Each function of the objects in a folder with all that it consists of: bytes, and what its references mean.
 /// Functions that share a name are left out.
 ///
 /// # Errors
 /// If an object cannot be read.
-pub fn functions(folder: &Path) -> Result<BTreeMap<String, String>> {
+pub fn functions(folder: &Path) -> Result<Contents> {
     let mut out: BTreeMap<String, Option<String>> = BTreeMap::new();
     let mut files: Vec<_> = fs::read_dir(folder)
         .with_context(|| format!("cannot list {}", folder.display()))?
@@ -78,6 +95,26 @@ fn meaning<'data>(file: &CoffFile<'data>, symbol: &impl ObjectSymbol<'data>, dep
             Ok(format!("({})", content(file, section, symbol.address(), depth - 1)?))
         }
         // Functions and variables that share a name within a file have numbers.
+        // Data keeps its name, or is another one.
+        _ if symbol.kind() == SymbolKind::Text || symbol.is_undefined() => Ok(format!("{}{name}{}", NAME[0], NAME[1])),
         _ => Ok(name.split('.').next().unwrap_or(name).to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Contents, NAME, same};
+
+    #[test]
+    fn a_renamed_callee_is_no_change_and_another_one_is() {
+        let call = |name: &str| format!("e8 {}{name}{} c3", NAME[0], NAME[1]);
+        let contents =
+            |names: &[&str]| -> Contents { names.iter().map(|n| ((*n).to_owned(), String::new())).collect() };
+        let (old, new) = (contents(&["f", "g", "before"]), contents(&["f", "g", "after"]));
+        assert!(same(&call("f"), &old, &call("f"), &new));
+        assert!(same(&call("before"), &old, &call("after"), &new));
+        assert!(!same(&call("f"), &old, &call("g"), &new));
+        assert!(!same(&call("f"), &old, &call("after"), &new));
+        assert!(!same(&call("f"), &old, "e8 c3", &new));
     }
 }
