@@ -54,7 +54,7 @@ pub fn released(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Pair>> {
     for (name, old, new) in list {
         let same_level = old.1 == new.1;
         let (old, new) = (build(old)?, build(new)?);
-        let objects = same_level.then(|| (old.1, new.1));
+        let objects = same_level.then_some((old.1, new.1));
         out.push(Pair { name: name.to_owned(), old: old.0, new: new.0, objects });
     }
     Ok(out)
