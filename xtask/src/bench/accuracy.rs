@@ -219,6 +219,14 @@ fn measure(hotgraft: &Hotgraft, pair: &Pair) -> Result<Outcome> {
         if right && !counts {
             continue;
         }
+        // One that was only renamed has no name to be right by.
+        let renamed = !new.values().any(|n| *n == a) && !old.values().any(|n| *n == b);
+        if let Some((x, y)) = &truth
+            && let (true, Some(p), Some(q)) = (renamed, x.get(&a), y.get(&b))
+            && truth::same(p, x, q, y)
+        {
+            continue;
+        }
         let score = f["match"]["score"].as_f64().unwrap_or(0.0);
         out.scores.push((score, right));
         if right {

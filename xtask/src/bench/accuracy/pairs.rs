@@ -137,7 +137,7 @@ fn build(side: Side) -> Result<(PathBuf, PathBuf)> {
         let object = file.with_extension("o");
         let name = object.file_name().unwrap_or_default();
         // The linker sorts sections of single functions by name, so what is linked has none; what tells the truth does.
-        let both: [(&Path, &[&str]); 2] = [(&plain, &[]), (&objects, &["-ffunction-sections", "-fdata-sections"])];
+        let both: [(&Path, &[&str]); 2] = [(&plain, &["-g"]), (&objects, &["-ffunction-sections", "-fdata-sections"])];
         for (folder, more) in both {
             if !folder.join(name).is_file() {
                 let mut compile = command::at(&sources, "clang-19");
