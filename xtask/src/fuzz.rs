@@ -158,7 +158,15 @@ fn fuzz(work: &Path, seeds: &Path, target: String, seconds: u32) -> Result<Done>
     for folder in [&corpus, &artifacts, &seeds] {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    let mut run = Command::new(work.join(HOST).join("release").join(&target));
+    let program = work.join(HOST).join("release").join(&target);
+    // What an earlier run found, and is mended since, is no finding any more.
+    for entry in fs::read_dir(&artifacts)? {
+        let path = entry?.path();
+        if command::finish(Command::new(&program).arg(&path))?.code == 0 {
+            fs::remove_file(&path)?;
+        }
+    }
+    let mut run = Command::new(&program);
     run.arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .args(["-print_final_stats=1", "-rss_limit_mb=2048", "-timeout=10"])

@@ -11,6 +11,7 @@
 mod access;
 mod analysis;
 mod cfg;
+mod counted;
 mod descent;
 mod entry;
 mod flow;
@@ -26,6 +27,7 @@ pub(crate) mod x64;
 pub use access::{Access, accesses};
 pub use analysis::{Context, analyse, analyse_function};
 pub use cfg::{Block, Cfg, EdgeKind, Exit};
+pub use counted::is_counted;
 pub use entry::entry_kind;
 
 use crate::function::Problem;

@@ -23,6 +23,7 @@ mod policy;
 mod policy_file;
 mod provenance;
 mod pubkey;
+mod raw;
 mod report;
 mod scan;
 mod sign;
@@ -49,6 +50,7 @@ pub use policy::{Publisher, TrustPolicy};
 pub use policy_file::PolicyError;
 pub use provenance::{Artifact, Provenance, verify_provenance};
 pub use pubkey::Scheme;
+pub use raw::VerifyingKey;
 pub use report::{Checksum, Identity, SignatureReport, TimestampReport, VerifyReport};
 pub use sign::{
     ToSign, add_timestamp, attach, attach_pkcs7, extract, hash_only, remove, remove_stream, sign, sign_file,

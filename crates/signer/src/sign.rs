@@ -217,10 +217,7 @@ impl Prepared {
         let padding = (end.next_multiple_of(TABLE_ALIGNMENT) - end) as usize;
         let pages = if options.page_hashes { Some(PageHasher::new(&layout)?) } else { None };
         let algorithms = [options.digest];
-        let copy = match copy {
-            Some(copy) => Some(&mut *copy as &mut (dyn Write + Send)),
-            None => None,
-        };
+        let copy = copy.map(|copy| &mut *copy as &mut (dyn Write + Send));
         let orders = Orders { padding, algorithms: &algorithms, pages, whole: false, copy };
         let scanned = scan(source, &layout, orders)?;
         let data = IndirectData {

@@ -23,7 +23,7 @@ pub struct Options {
     /// Runs of each; the quickest counts.
     #[arg(long, default_value_t = 7)]
     runs: u32,
-    /// Fail if signing or verifying without page hashes takes more than this multiple.
+    /// Fail if signing or verifying without page hashes and second digest takes more than this multiple.
     #[arg(long, value_name = "RATIO")]
     limit: Option<f64>,
 }
@@ -55,14 +55,18 @@ pub fn run(options: &Options) -> Result<()> {
         verify.args(["-q", "verify"]).arg(file).arg("--trust").arg(at("cert.pem"));
         verify
     };
-    let mut works: [(&str, Command, Option<&Path>); 4] = [
+    let mut json = verify(&plain);
+    json.args(["--format", "json"]);
+    let mut works: [(&str, Command, Option<&Path>); 5] = [
         ("sign", sign(&plain, &[]), Some(&plain)),
         ("verify", verify(&plain), None),
+        // The document states the file's own SHA-256 as well: two digests of the same bytes.
+        ("verify, second digest", json, None),
         ("sign, page hashes", sign(&paged, &["--page-hashes"]), Some(&paged)),
         ("verify, page hashes", verify(&paged), None),
     ];
     let mut floor = Duration::MAX;
-    let mut best = [(Duration::MAX, 0); 4];
+    let mut best = [(Duration::MAX, 0); 5];
     // In turn, so that whatever else the machine does falls on all of them.
     for _ in 0..options.runs.max(1) {
         floor = floor.min(hash(&image)?);
@@ -85,7 +89,7 @@ pub fn run(options: &Options) -> Result<()> {
             time.as_secs_f64() * 1e3,
             peak as f64 / 1024.0
         ));
-        if !name.contains("page") {
+        if !name.contains(',') {
             worst = worst.max(ratio);
         }
         most = most.max(peak);

@@ -220,7 +220,7 @@ pub fn unmovable(ctx: &Context, closure: &Closure) -> Vec<Finding> {
         }
         for &u in &f.unwind {
             if let Some(info) = ctx.new.unwind.get(u as usize)
-                && matches!(info.handler_data, HandlerData::Unknown | HandlerData::CxxFrameHandler4)
+                && info.handler_data == HandlerData::Unknown
             {
                 refuse("code.unwind.unknown", &format!("Unwind information at {:#x} of the new image.", info.info));
             }

@@ -52,6 +52,7 @@ fn the_committed_pairs_are_judged_as_expected() {
         let options = Options { accept: strings(&expected["accept"]).into_iter().collect(), ..Options::default() };
         let verdict = judge(&old, &new, &cmp, &options);
         crate::common::assert_accounts(&cmp, &verdict);
+        crate::bytes::assert_all_accounted(&name, &old, &new, &cmp, &verdict);
         let decision = match verdict.decision {
             Decision::Patch => "patch",
             Decision::Conditional => "conditional",

@@ -1,5 +1,6 @@
 //! Each rule is tripped by one pair and spared by its neighbour; a rule without both fails the last test here.
 
+mod bytes;
 #[allow(dead_code)]
 mod common;
 mod data;
