@@ -16,6 +16,7 @@ use object::{Object, ObjectSection, SectionKind};
 use crate::hotgraft::{Hotgraft, Profile};
 use crate::{command, root, say};
 
+mod accuracy;
 mod signer;
 
 /// What to measure.
@@ -37,6 +38,8 @@ pub struct Options {
 /// Measures of their own.
 #[derive(Clone, Debug, clap::Subcommand)]
 enum What {
+    /// How well functions are matched without PDBs, on pairs whose names are known.
+    Accuracy(accuracy::Options),
     /// `hotgraft sign` and `verify` on a large image, as a multiple of hashing it.
     Signer(signer::Options),
 }
@@ -46,8 +49,10 @@ enum What {
 /// # Errors
 /// If an image cannot be read, a command fails, or the limit is exceeded.
 pub fn run(options: &Options) -> Result<()> {
-    if let Some(What::Signer(options)) = &options.what {
-        return signer::run(options);
+    match &options.what {
+        Some(What::Accuracy(options)) => return accuracy::run(options),
+        Some(What::Signer(options)) => return signer::run(options),
+        None => {}
     }
     let pairs = pairs(options)?;
     let hotgraft = Hotgraft::build(Profile::Release)?;

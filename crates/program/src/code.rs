@@ -11,10 +11,13 @@
 mod access;
 mod analysis;
 mod cfg;
+mod counted;
 mod descent;
 mod entry;
 mod flow;
 mod image_base;
+mod local;
+mod needs;
 mod sorted_map;
 mod tables;
 mod transfer;
@@ -24,6 +27,7 @@ pub(crate) mod x64;
 pub use access::{Access, accesses};
 pub use analysis::{Context, analyse, analyse_function};
 pub use cfg::{Block, Cfg, EdgeKind, Exit};
+pub use counted::is_counted;
 pub use entry::entry_kind;
 
 use crate::function::Problem;
@@ -257,6 +261,8 @@ pub struct CodeFacts {
     /// Indirect jumps that leave the function: through an import or pointer slot, or through a register once the frame
     /// is gone.
     pub indirect_tail_jumps: Vec<u32>,
+    /// Targets of direct jumps (conditional ones too) that stay within the function, likewise.
+    pub branches: Vec<u32>,
     /// Start of each instruction, sorted.
     pub instructions: Vec<u32>,
     /// Every byte of the range, sorted, without gaps.

@@ -4,7 +4,7 @@ use crate::closure::Closure;
 use crate::context::{Context, finding};
 use crate::verdict::{Finding, Outcome};
 use hotgraft_diff::comparison::Status;
-use hotgraft_program::code::{Cfg, Context as CodeContext, Exit, analyse_function};
+use hotgraft_program::code::{Cfg, Context as CodeContext, Exit, analyse_function, is_counted};
 use hotgraft_program::{Architecture, Entity, Form, Function, FunctionId, ImportName, Program};
 use petgraph::Direction;
 use petgraph::algo::tarjan_scc;
@@ -64,6 +64,16 @@ const ENDS: [&str; 24] = [
 /// Callees are followed so far to see whether they come back.
 const DEPTH: u32 = 3;
 
+/// A block of code.
+struct Node {
+    /// First RVA.
+    start: u32,
+    /// First RVA behind.
+    end: u32,
+    /// Control returns to the caller from here.
+    returns: bool,
+}
+
 /// Knows which functions do not come back to their caller.
 struct Endings<'a> {
     program: &'a Program,
@@ -71,7 +81,8 @@ struct Endings<'a> {
 }
 
 impl Endings<'_> {
-    /// Where a loop starts from which control cannot come to a `ret` or tail call of the function.
+    /// Where a loop starts from which control cannot come to a `ret` or tail call of the function. A loop that counts, or
+    /// walks over a table, comes to its end by itself: a list is printed before the program ends, say.
     fn endless(&mut self, id: FunctionId) -> Option<u32> {
         let cfg = self.graph(id, 0)?;
         let back = comes_back(&cfg);
@@ -79,15 +90,19 @@ impl Endings<'_> {
         for component in tarjan_scc(&cfg) {
             let cyclic = component.len() > 1 || component.iter().any(|&n| cfg.contains_edge(n, n));
             if cyclic && !component.iter().any(|n| back[n.index()]) {
-                let start = component.iter().map(|&n| cfg[n].0).min();
+                let blocks: Vec<(u32, u32)> = component.iter().map(|&n| (cfg[n].start, cfg[n].end)).collect();
+                if is_counted(&self.program.image, &blocks) {
+                    continue;
+                }
+                let start = component.iter().map(|&n| cfg[n].start).min();
                 first = first.into_iter().chain(start).min();
             }
         }
         first
     }
 
-    /// Blocks (first RVA, whether control returns from here), without the ways on behind calls that do not come back.
-    fn graph(&mut self, id: FunctionId, depth: u32) -> Option<DiGraph<(u32, bool), ()>> {
+    /// Blocks, without the ways on behind calls that do not come back.
+    fn graph(&mut self, id: FunctionId, depth: u32) -> Option<DiGraph<Node, ()>> {
         let program = self.program;
         if program.image.architecture != Architecture::X64 {
             return None;
@@ -100,7 +115,7 @@ impl Endings<'_> {
         for block in cfg.graph.node_weights() {
             let ends = self.ends_inside(block.rva, block.end, depth);
             let leaves = !matches!(block.exit, Exit::None | Exit::Stop) && !self.is_tail_to_end(block.exit, depth);
-            out.add_node((block.rva, leaves && !ends));
+            out.add_node(Node { start: block.rva, end: block.end, returns: leaves && !ends });
             cut.push(ends);
         }
         for edge in cfg.graph.edge_references() {
@@ -164,7 +179,7 @@ impl Endings<'_> {
         // Until the answer is known a recursive call counts as coming back.
         self.ends.insert(id, false);
         let answer = self.graph(id, depth + 1).is_some_and(|graph| {
-            graph.node_count() > 0 && !comes_back(&graph)[0] && !graph.node_weights().any(|n| n.1)
+            graph.node_count() > 0 && !comes_back(&graph)[0] && !graph.node_weights().any(|n| n.returns)
         });
         self.ends.insert(id, answer);
         answer
@@ -176,8 +191,8 @@ fn is_end(name: &ImportName) -> bool {
 }
 
 /// For each block, whether control can come from there to the caller.
-fn comes_back(graph: &DiGraph<(u32, bool), ()>) -> Vec<bool> {
-    let mut back: Vec<bool> = graph.node_weights().map(|n| n.1).collect();
+fn comes_back(graph: &DiGraph<Node, ()>) -> Vec<bool> {
+    let mut back: Vec<bool> = graph.node_weights().map(|n| n.returns).collect();
     let mut work: Vec<NodeIndex> = graph.node_indices().filter(|n| back[n.index()]).collect();
     while let Some(node) = work.pop() {
         for before in graph.neighbors_directed(node, Direction::Incoming) {

@@ -41,6 +41,13 @@ pub fn analyse(image: &Image, range: CodeRange, all_ranges: &[CodeRange]) -> Cod
 ///
 /// Ranges must be disjoint. Bytes that do not lie in the image give a `code.undecodable` problem.
 pub fn analyse_function(image: &Image, ranges: &[CodeRange], context: &Context<'_>) -> Vec<CodeFacts> {
+    analyse_by(flow::solve, image, ranges, context)
+}
+
+type Solve = fn(&Image, &Descent<'_>, &Roots<'_>, &Context<'_>) -> Findings;
+
+/// The same by a dataflow of choice.
+pub(super) fn analyse_by(solve: Solve, image: &Image, ranges: &[CodeRange], context: &Context<'_>) -> Vec<CodeFacts> {
     let Some(entry) = ranges.first().map(|r| r.rva) else {
         return Vec::new();
     };
@@ -66,7 +73,7 @@ pub fn analyse_function(image: &Image, ranges: &[CodeRange], context: &Context<'
         descent.run(weak.iter().copied().filter(|w| !is_table(w)));
         descent.sort();
         let roots = Roots { entry, pads: &pads, weak: &weak };
-        let findings = flow::solve(image, &descent, &roots, context);
+        let findings = solve(image, &descent, &roots, context);
 
         // A table may turn out longer once all ways to its jump are known, and one without a proven end shorter once
         // what follows it is known.
@@ -116,6 +123,7 @@ fn facts(image: &Image, range: CodeRange, descent: &Descent<'_>, findings: &Find
             Flow::Branch(target) | Flow::ConditionalBranch(target) if !descent.contains(target) => {
                 tail_jumps.insert(target);
             }
+            Flow::Branch(target) | Flow::ConditionalBranch(target) => out.branches.push(target),
             _ => {}
         }
         if let Some(reference) = step.decoded.reference(step.rva)
@@ -124,6 +132,8 @@ fn facts(image: &Image, range: CodeRange, descent: &Descent<'_>, findings: &Find
             out.references.push(reference);
         }
     }
+    out.branches.sort_unstable();
+    out.branches.dedup();
     out.calls = calls.into_iter().collect();
     out.tail_jumps = tail_jumps.into_iter().collect();
     out.instructions = steps.iter().map(|s| s.rva).collect();

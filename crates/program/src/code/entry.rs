@@ -71,10 +71,6 @@ fn leads_into(image: &Image, facts: &[CodeFacts], from: u32, to: u32) -> bool {
         f.jump_tables.iter().any(|t| t.references(image).any(|r| hit(r.rva)))
             // The entry's own address may be taken; an address inside of the bytes to be overwritten may not.
             || f.references.iter().any(|r| hit(r.rva) && r.rva != from)
-            || f.instructions.iter().any(|rva| {
-                let bytes = image.bytes(*rva, 15).or_else(|| image.mapped.get(*rva as usize..));
-                let flow = bytes.and_then(|b| decode_at(b, *rva)).map(|d| d.flow);
-                matches!(flow, Some(Flow::Branch(t) | Flow::ConditionalBranch(t)) if hit(t))
-            })
+            || f.branches.iter().chain(&f.tail_jumps).any(|rva| hit(*rva))
     })
 }

@@ -2,13 +2,14 @@
 
 use super::descent::{Descent, Step};
 use super::image_base::BaseUses;
+use super::needs;
 use super::tables::{self, Resolution};
 use super::transfer::{Effective, Machine, NONVOLATILE, Record, refine};
 use super::values::{Index, Origin, RSP, Role, State, Symbol, TableRead, Value};
-use super::{Context, Flow, RawJumpTable, RawOffsetTable, RawReference, x64};
+use super::{Context, Flow, RawJumpTable, RawOffsetTable, RawReference, local, x64};
 use crate::function::Problem;
 use crate::image::Image;
-use iced_x86::{Mnemonic, OpKind};
+use iced_x86::OpKind;
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,16 +42,16 @@ pub(super) struct Roots<'a> {
     pub(super) weak: &'a [u32],
 }
 
-struct Blocks {
+pub(super) struct Blocks {
     /// Index of the first step of each block.
-    starts: Vec<usize>,
-    by_rva: FxHashMap<u32, usize>,
+    pub(super) starts: Vec<usize>,
+    pub(super) by_rva: FxHashMap<u32, usize>,
     /// Edges that lead to each block, at least.
     edges_in: Vec<u32>,
 }
 
 impl Blocks {
-    fn build(descent: &Descent<'_>, roots: &Roots<'_>) -> Self {
+    pub(super) fn build(descent: &Descent<'_>, roots: &Roots<'_>) -> Self {
         let steps = &descent.steps;
         let mut leader = vec![false; steps.len()];
         let mut lead = |rva: u32| {
@@ -85,105 +86,44 @@ impl Blocks {
         Self { starts, by_rva, edges_in }
     }
 
-    fn steps<'a>(&self, descent: &'a Descent<'_>, block: usize) -> &'a [Step] {
+    pub(super) fn steps<'a>(&self, descent: &'a Descent<'_>, block: usize) -> &'a [Step] {
         let end = self.starts.get(block + 1).copied().unwrap_or(descent.steps.len());
         &descent.steps[self.starts[block]..end]
     }
 }
 
-fn joined(a: &Step, b: &Step) -> bool {
+pub(super) fn joined(a: &Step, b: &Step) -> bool {
     a.end() == b.rva
 }
 
-fn ends_block(flow: Flow) -> bool {
+pub(super) fn ends_block(flow: Flow) -> bool {
     !matches!(flow, Flow::Next | Flow::Call(_) | Flow::IndirectCall)
-}
-
-/// True if nothing in the function needs the dataflow.
-fn is_plain(descent: &Descent<'_>) -> bool {
-    descent.steps.iter().enumerate().all(|(n, s)| {
-        let i = &s.instruction;
-        let indirect = s.decoded.flow == Flow::IndirectJump && x64::rip_target(i).is_none();
-        let base = x64::rip_target(i) == Some(0) || s.decoded.immediate.is_some_and(|f| f.width == 8);
-        !indirect && !base && !is_difference(&descent.steps[n..])
-    })
-}
-
-/// True if the first instruction reads a 32-bit element of an array and the same block adds it to something: perhaps
-/// a difference of addresses. Compilers make both from one operation, so nothing else comes between blocks.
-fn is_difference(steps: &[Step]) -> bool {
-    let i = &steps[0].instruction;
-    let loads = matches!(i.mnemonic(), Mnemonic::Movsxd | Mnemonic::Mov)
-        && i.op_count() == 2
-        && i.op0_kind() == OpKind::Register
-        && i.op1_kind() == OpKind::Memory
-        && i.memory_size().size() == 4
-        && (i.memory_index().is_gpr() || i.mnemonic() == Mnemonic::Movsxd);
-    if !loads {
-        return false;
-    }
-    let element = i.op0_register().full_register();
-    for pair in steps.windows(2) {
-        if ends_block(pair[0].decoded.flow) || !joined(&pair[0], &pair[1]) {
-            return false;
-        }
-        let i = &pair[1].instruction;
-        let adds = match i.mnemonic() {
-            Mnemonic::Add => {
-                (i.op0_kind() == OpKind::Register && i.op0_register() == element)
-                    || (i.op1_kind() == OpKind::Register && i.op1_register() == element)
-            }
-            Mnemonic::Lea => i.memory_index_scale() == 1 && (i.memory_index() == element || i.memory_base() == element),
-            _ => false,
-        };
-        if adds {
-            return true;
-        }
-    }
-    false
 }
 
 /// Runs the dataflow over what `descent` has reached.
 pub(super) fn solve(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> Findings {
     let mut out = Findings::default();
-    if is_plain(descent) {
-        let jumps = descent.steps.iter().filter(|s| s.decoded.flow == Flow::IndirectJump);
-        out.tail_jumps.extend(jumps.map(|s| s.rva));
+    if let Some(needs) = needs::of(image, descent)
+        && local::explain(image, descent, roots, context, &needs, &mut out)
+    {
+        let through = descent.steps.iter().filter(|s| s.decoded.flow == Flow::IndirectJump);
+        out.tail_jumps.extend(through.filter(|s| x64::rip_target(&s.instruction).is_some()).map(|s| s.rva));
+        out.tail_jumps.sort_unstable();
+        out.offset_tables.sort_by_key(|t| (t.table, t.load, t.entries));
+        out.offset_tables.dedup();
         return out;
     }
+    whole(image, descent, roots, context)
+}
+
+/// The same by the dataflow over everything, whether it is needed or not.
+pub(super) fn whole(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> Findings {
+    let mut out = Findings::default();
     let blocks = Blocks::build(descent, roots);
-    let mut solver = Solver {
-        descent,
-        blocks: &blocks,
-        machine: Machine::new(image),
-        states: vec![None; blocks.starts.len()],
-        visits: vec![0; blocks.starts.len()],
-        work: BTreeSet::new(),
-        hub: None,
-        frozen: vec![false; blocks.starts.len()],
-        pads: roots.pads.iter().filter_map(|p| blocks.by_rva.get(p).copied()).collect(),
-        gave_up: false,
-    };
-    if let Some(entry) = blocks.by_rva.get(&roots.entry) {
-        solver.enter(*entry, &State::entry());
-    }
-    solver.run();
-    // Landing pads that no call leads to, and code that nothing leads to, start with nothing known. They must not take
-    // away what is known of the code they run into, which they never do while the program runs.
     let base = descent.steps.iter().any(|s| x64::rip_target(&s.instruction) == Some(0));
     let registers: &[usize] = if base { &NONVOLATILE } else { &[] };
-    for (block, state) in solver.states.iter().enumerate() {
-        solver.frozen[block] = state.is_some();
-    }
-    let lost = roots.pads.iter().chain(roots.weak);
-    for rva in lost {
-        if let Some(block) = blocks.by_rva.get(rva)
-            && solver.states[*block].is_none()
-        {
-            solver.enter(*block, &State::unknown(*rva, registers));
-        }
-    }
-    solver.run();
+    let mut solver = Solver::new(image, descent, roots, &blocks);
+    solver.solve(roots, registers, false);
     let states = std::mem::take(&mut solver.states);
     let gave_up = solver.gave_up;
     let mut machine = solver.machine;
@@ -218,7 +158,7 @@ pub(super) fn solve(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, con
     out
 }
 
-fn next_step<'a>(descent: &'a Descent<'_>, steps: &'a [Step], i: usize) -> Option<&'a Step> {
+pub(super) fn next_step<'a>(descent: &'a Descent<'_>, steps: &'a [Step], i: usize) -> Option<&'a Step> {
     steps.get(i + 1).or_else(|| descent.step_at(steps[i].end()).map(|n| &descent.steps[n]))
 }
 
@@ -237,7 +177,56 @@ struct Solver<'a> {
     gave_up: bool,
 }
 
-impl Solver<'_> {
+/// What a coarse state knows at the start of each block; `None` for blocks that nothing known leads to.
+pub(super) fn coarse(
+    image: &Image,
+    descent: &Descent<'_>,
+    roots: &Roots<'_>,
+    blocks: &Blocks,
+) -> Option<Vec<Option<State>>> {
+    let mut solver = Solver::new(image, descent, roots, blocks);
+    solver.solve(roots, &[], true);
+    (!solver.gave_up).then_some(solver.states)
+}
+
+impl<'a> Solver<'a> {
+    fn new(image: &'a Image, descent: &'a Descent<'a>, roots: &Roots<'_>, blocks: &'a Blocks) -> Self {
+        Self {
+            descent,
+            blocks,
+            machine: Machine::new(image),
+            states: vec![None; blocks.starts.len()],
+            visits: vec![0; blocks.starts.len()],
+            work: BTreeSet::new(),
+            hub: None,
+            frozen: vec![false; blocks.starts.len()],
+            pads: roots.pads.iter().filter_map(|p| blocks.by_rva.get(p).copied()).collect(),
+            gave_up: false,
+        }
+    }
+
+    /// Finds the fixed point. `base` are registers that may hold the image base where nothing is known.
+    fn solve(&mut self, roots: &Roots<'_>, base: &[usize], coarse: bool) {
+        let start = |state: State| if coarse { state.coarse() } else { state };
+        if let Some(entry) = self.blocks.by_rva.get(&roots.entry) {
+            self.enter(*entry, &start(State::entry()));
+        }
+        self.run();
+        // Landing pads that no call leads to, and code that nothing leads to, start with nothing known. They must not take
+        // away what is known of the code they run into, which they never do while the program runs.
+        for (block, state) in self.states.iter().enumerate() {
+            self.frozen[block] = state.is_some();
+        }
+        for rva in roots.pads.iter().chain(roots.weak) {
+            if let Some(block) = self.blocks.by_rva.get(rva)
+                && self.states[*block].is_none()
+            {
+                self.enter(*block, &start(State::unknown(*rva, base)));
+            }
+        }
+        self.run();
+    }
+
     /// Control comes to a block with this state.
     fn enter(&mut self, block: usize, state: &State) {
         if self.frozen[block] {
@@ -328,7 +317,7 @@ impl Solver<'_> {
         for n in 0..state.registers.len() {
             if n != RSP && !NONVOLATILE.contains(&n) {
                 let symbol = Symbol { at: HUB, role: Role::Result(n as u8) };
-                state.registers[n] = Value::Symbol(symbol, 64);
+                state.registers[n] = if state.coarse { Value::Opaque } else { Value::Symbol(symbol, 64) };
             }
         }
         state.comparison = None;
@@ -351,7 +340,7 @@ impl Solver<'_> {
 
 /// Decides what an indirect jump does. `state` is the state before it.
 #[allow(clippy::too_many_arguments)]
-fn jump(
+pub(super) fn jump(
     image: &Image,
     descent: &Descent<'_>,
     roots: &Roots<'_>,
@@ -443,7 +432,7 @@ fn jump(
 }
 
 /// True if a pointer under a base relocation leads to the inside of the function.
-fn pointer_into(descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> bool {
+pub(super) fn pointer_into(descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> bool {
     descent.steps.iter().any(|s| s.rva != roots.entry && context.pointer_targets.binary_search(&s.rva).is_ok())
 }
 

@@ -36,6 +36,10 @@ impl<K: Ord + Copy, V> SortedMap<K, V> {
         self.0.retain(|(k, v)| keep(k, v));
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

@@ -244,8 +244,14 @@ impl<'a> Machine<'a> {
         };
         match place.and_then(|p| state.places.get(&p)) {
             Some((w, value)) if *w >= width => state.truncate(*value, width),
+            _ if state.coarse => Value::Opaque,
             _ => {
-                let lost = state.wild && matches!(place, Some(Place::Frame(..))) && width == 64;
+                let lost = width == 64
+                    && match place {
+                        Some(Place::Frame(..)) => state.wild,
+                        None => state.wary,
+                        _ => false,
+                    };
                 let origin = if lost { Origin::MaybeBase } else { Origin::Plain };
                 let value = state.fresh(symbol, Info::new(origin, width));
                 if let Some(place) = place {
@@ -529,6 +535,7 @@ impl<'a> Machine<'a> {
                     decide(state, value, width, known);
                 }
             }
+            Mnemonic::Cmp | Mnemonic::Test if state.coarse => {}
             Mnemonic::Cmp | Mnemonic::Test => self.compare(state, step, &mut record),
             Mnemonic::Push => {
                 let (value, w) = self.operand(state, step, 0, &mut record);
@@ -582,6 +589,11 @@ impl<'a> Machine<'a> {
             _ if to_register && width >= 32 && is_conditional_move(i) => {
                 let (moved, _) = self.operand(state, step, 1, &mut record);
                 let kept = self.register(state, i.op0_register());
+                if state.coarse {
+                    let value = if moved == kept { moved } else { Value::Opaque };
+                    self.set(state, at, i.op0_register(), value);
+                    return;
+                }
                 let mut yes = state.clone();
                 let mut no = state.clone();
                 refine(&mut yes, i.condition_code(), true);

@@ -351,6 +351,11 @@ pub(super) struct State {
     pub(super) exposed: BTreeSet<(u32, i32)>,
     /// True if nothing is known of the frame and it may hold the image base.
     pub(super) wild: bool,
+    /// True if only addresses, numbers, places in the frame and what the function got at its entry are followed. Symbols
+    /// are then made for nothing else, which makes the state small and the dataflow quick.
+    pub(super) coarse: bool,
+    /// True if what lies behind an address that may be anything may be anything.
+    pub(super) wary: bool,
 }
 
 impl State {
@@ -376,6 +381,8 @@ impl State {
             verdicts: Vec::new(),
             exposed: BTreeSet::new(),
             wild: !base.is_empty(),
+            coarse: false,
+            wary: false,
         };
         // The stack pointer is some place in a frame of its own; registers may hold anything.
         for n in 0..REGISTERS {
@@ -388,6 +395,35 @@ impl State {
         state
     }
 
+    /// The same with all but what a coarse state follows left out.
+    pub(super) fn coarse(mut self) -> Self {
+        let initial = |v: &Value| matches!(v.symbol(), Some(Symbol { role: Role::Initial(_), .. }));
+        for value in &mut self.registers {
+            if value.symbol().is_some() && !initial(value) {
+                *value = Value::Opaque;
+            }
+        }
+        self.symbols.clear();
+        self.wild = false;
+        self.coarse = true;
+        self
+    }
+
+    /// A coarse state as the start of a path: registers of which nothing is known become symbols of the block at `at`.
+    /// Those of `suspects`, a set of bits, may hold addresses, and so may the frame if `frame` is true.
+    pub(super) fn refined(&self, at: u32, suspects: u32, frame: bool) -> Self {
+        let mut state = Self { coarse: false, wary: true, wild: frame, ..self.clone() };
+        for n in 0..REGISTERS {
+            if state.registers[n] == Value::Opaque {
+                let origin = if suspects & 1 << n != 0 { Origin::MaybeBase } else { Origin::Plain };
+                let symbol = Symbol { at, role: Role::Join(n as u8) };
+                state.symbols.insert(symbol, Info::new(origin, 64));
+                state.registers[n] = Value::Symbol(symbol, 64);
+            }
+        }
+        state
+    }
+
     /// What is known of a symbol.
     pub(super) fn info(&self, symbol: Symbol) -> Info {
         self.symbols.get(&symbol).copied().unwrap_or(Info::new(Origin::Plain, 64))
@@ -395,6 +431,9 @@ impl State {
 
     /// A new instance of a symbol; other holders of the old instance lose it.
     pub(super) fn fresh(&mut self, symbol: Symbol, info: Info) -> Value {
+        if self.coarse {
+            return Value::Opaque;
+        }
         if self.symbols.insert(symbol, info).is_some() {
             self.forget(symbol);
         }
@@ -502,6 +541,9 @@ impl State {
 
     /// Takes note that a value lies between two bounds.
     pub(super) fn assume(&mut self, value: Value, range: (u64, u64)) {
+        if self.coarse {
+            return;
+        }
         let (symbol, width) = match value {
             Value::Symbol(symbol, width) => (symbol, width),
             Value::Signed(symbol) if range.1 < NEGATIVE => (symbol, 32),
@@ -524,6 +566,9 @@ impl State {
     ///
     /// `own` tells whether an address is a label inside of the function: selecting one of several is a computed goto.
     pub(super) fn join(&mut self, other: &Self, block: u32, widen: bool, own: &dyn Fn(u32) -> bool) -> bool {
+        if self.coarse {
+            return self.join_coarse(other);
+        }
         let before = self.clone();
         // A symbol of this block now stands for what its own place brings along this path. Other holders bring the
         // value it stood for on an earlier visit, which is the same only if its own place still holds it.
@@ -591,8 +636,26 @@ impl State {
         *self != before
     }
 
+    /// What holds on both paths.
+    fn join_coarse(&mut self, other: &Self) -> bool {
+        let mut changed = false;
+        for (value, there) in self.registers.iter_mut().zip(&other.registers) {
+            if value != there && *value != Value::Opaque {
+                *value = Value::Opaque;
+                changed = true;
+            }
+        }
+        let (places, exposed) = (self.places.len(), self.exposed.len());
+        self.places.retain(|place, value| other.places.get(place) == Some(value));
+        self.exposed.extend(other.exposed.iter().copied());
+        changed | (self.places.len() != places) | (self.exposed.len() != exposed)
+    }
+
     /// Drops what is known of symbols that nothing holds.
     pub(super) fn collect(&mut self) {
+        if self.coarse {
+            return;
+        }
         let held = self.held();
         self.symbols.retain(|s, _| held.binary_search(s).is_ok());
         self.verdicts.retain(|v| held.binary_search(&v.symbol).is_ok());
