@@ -73,6 +73,8 @@ pub enum Command {
     Rollback(RollbackArgs),
     /// Tell the patch state as read from memory.
     Status(StatusArgs),
+    /// Baselines, hotpatches, chains, plans, and documents for compliance.
+    Release(crate::release::args::ReleaseArgs),
     /// Print shell completions.
     Completions {
         /// Shell.

@@ -6,7 +6,9 @@ mod diff;
 mod html;
 mod inspect;
 mod live;
+mod make;
 mod output;
+mod release;
 mod sign;
 mod trust;
 mod verify;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Apply(args) => live::apply(&args, &terminal),
         Command::Rollback(args) => live::rollback(&args, &terminal),
         Command::Status(args) => live::status(&args, &terminal),
+        Command::Release(args) => release::run(&args, &terminal),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "hotgraft", &mut text);
