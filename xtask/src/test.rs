@@ -106,7 +106,13 @@ fn fixture_expectations(report: &mut Report, live: bool) -> Result<()> {
     let wine = Wine::open("test")?;
     for (fixture, run, patch) in runs {
         report.check(&format!("{} runs", fixture.name), || match patch {
-            Some(patch) => fixture.run(&wine, &windows, &patch, run),
+            Some(patch) => {
+                fixture.run(&wine, &windows, &patch, run)?;
+                match &run.midway_stdout {
+                    Some(want) => fixture.run_midway(&wine, &windows, &patch, want),
+                    None => Ok(()),
+                }
+            }
             None => bail!("there is no patch to run with"),
         });
     }

@@ -1,8 +1,9 @@
 //! Windows programs on this machine: Wine with a configuration of its own, ended when no longer needed.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -86,10 +87,64 @@ impl Wine {
         Ok(done)
     }
 
+    /// Starts a program that waits for input.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn waiting(&self, folder: &Path, program: &str, arguments: &[&str]) -> Result<Waiting> {
+        let mut command = self.command(folder, program);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
+        let output = child.stdout.take().context("the program has no output")?;
+        let input = child.stdin.take().context("the program has no input")?;
+        Ok(Waiting { child, input: Some(input), output: BufReader::new(output) })
+    }
+
     fn server(&self, request: &str) -> Result<()> {
         let mut server = Command::new(tools::WINE_SERVER);
         server.arg(request).env("WINEPREFIX", &self.prefix).env("WINEDEBUG", "-all");
         command::finish(&mut server).map(drop)
+    }
+}
+
+/// A program that waits for input. Dropping it ends it.
+#[derive(Debug)]
+pub struct Waiting {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Waiting {
+    /// The next line that it prints, without its end.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Gives it one byte and then the end of its input; its exit code, and what it prints from now on.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn go_on(mut self) -> Result<(i32, String)> {
+        if let Some(mut input) = self.input.take() {
+            input.write_all(b"\n")?;
+        }
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest)?;
+        Ok((self.child.wait()?.code().unwrap_or(-1), rest.replace("\r\n", "\n")))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // After `go_on` it is gone, and this does nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
