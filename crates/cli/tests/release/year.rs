@@ -346,6 +346,7 @@ fn a_year_of_releases() {
         0,
     );
     year.vendor.publish("2026-12-08");
+    year.known = 10;
     year.act("2026-12-08", &["good", "half", "hooked", "away", "pending"]);
     year.month(
         "2026-12-09",
