@@ -32,6 +32,7 @@ pub fn document(facts: &Facts<'_>) -> Result<Vec<u8>> {
                 "products": products,
                 "status": status(state),
                 "status_notes": text,
+                "timestamp": facts.now,
             });
             match state {
                 State::NotInstalled => statement["justification"] = "component_not_present".into(),
