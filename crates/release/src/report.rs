@@ -141,7 +141,7 @@ pub fn page(store: &Store, product: &str, day: Option<i64>) -> Result<String> {
         more_fallen: fallen.saturating_sub(fallen_rows.len() as u64),
         fallen_rows: fallen_rows
             .into_iter()
-            .map(|(name, baseline, behind, action)| [name, baseline, behind.to_string(), action.replace('_', " ")])
+            .map(|b| [b.machine, b.baseline, b.behind.to_string(), b.action.replace('_', " ")])
             .collect(),
         width: WIDTH,
         height: HEIGHT,

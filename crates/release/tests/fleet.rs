@@ -150,14 +150,17 @@ fn the_store_answers_as_a_plain_list_would() {
         let found = store.cves(day, day).unwrap();
         assert_eq!(found.into_iter().map(|(_, c, s, n)| ((c, s), n)).collect::<BTreeMap<_, _>>(), cves);
         let (count, named) = store.fallen(day, 1000).unwrap();
-        assert_eq!((count, named.into_iter().map(|row| row.0).collect::<Vec<_>>()), (fallen.len() as u64, fallen));
+        assert_eq!(
+            (count, named.into_iter().map(|row| row.machine).collect::<Vec<_>>()),
+            (fallen.len() as u64, fallen)
+        );
         let found: Vec<String> =
             store.open_on("CVE-2026-0002", day, 1000).unwrap().into_iter().map(|row| row.0).collect();
         assert_eq!(found, open);
     }
     let spans = store.history("pc010").unwrap();
-    assert!(spans.windows(2).all(|pair| pair[0].1 < pair[1].0), "{spans:?}");
-    let covered: i64 = spans.iter().map(|span| span.1 - span.0 + 1).sum();
+    assert!(spans.windows(2).all(|pair| pair[0].last < pair[1].first), "{spans:?}");
+    let covered: i64 = spans.iter().map(|span| span.last - span.first + 1).sum();
     assert_eq!(covered, i64::try_from((first..first + days).filter(|d| reports(10, *d)).count()).unwrap());
     // The past is not rewritten.
     assert!(store.record(first, [("pc000", &level(0, first))]).is_err());
