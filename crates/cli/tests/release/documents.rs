@@ -59,11 +59,10 @@ pub fn validate(documents: &Path, catalog: &Path, now: &Path) {
     }
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/release");
     let python = cache().join("release-python/bin/python");
-    let said = check(Command::new(python).arg(scripts.join("validate.py")).args([documents, catalog, now]));
-    println!("{said}");
+    let mut said = check(Command::new(python).arg(scripts.join("validate.py")).args([documents, catalog, now]));
     let node = cache().join("release-node");
-    let said = check(Command::new("node").arg(scripts.join("validate.mjs")).args([&node, &documents.to_owned()]));
-    println!("{said}");
+    said += &check(Command::new("node").arg(scripts.join("validate.mjs")).args([&node, &documents.to_owned()]));
+    assert!(said.contains("17 targets under python-tuf") && said.contains("mandatory tests"), "{said}");
     let sarif = node.join("node_modules/@microsoft/sarif-multitool-linux/Sarif.Multitool");
     let report = documents.join("report.sarif");
     let mut multitool = Command::new(sarif);
