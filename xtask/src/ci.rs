@@ -23,6 +23,7 @@ pub fn setup() -> Result<()> {
         command::quiet(hotgraft::rustup().args(["target", "add", hotgraft::WINDOWS]))?;
     }
     python::with_readers()?;
+    python::validators()?;
     say::done("everything that the tasks need is there");
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! A Python interpreter with independent readers of signed files (LIEF, signify), made once in the cache.
+//! Python interpreters with independent readers of what hotgraft writes, and the validators of npm; made once in the cache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -10,27 +10,67 @@ use crate::{command, root, say, tools};
 /// The releases that the tests were written against.
 const PACKAGES: [&str; 2] = ["lief==1.0.0", "signify==0.9.3"];
 
+/// Validators of compliance documents: PyPI.
+const VALIDATORS: [&str; 7] = [
+    "tuf==7.0.1",
+    "securesystemslib[crypto]==1.6.0",
+    "cyclonedx-python-lib[json-validation]==11.12.0",
+    "csaf-vex==0.1.0b5",
+    "lib4vex==0.2.3",
+    "py-ocsf-models==0.10.0",
+    "prometheus-client==0.26.0",
+];
+/// Validators of compliance documents: npm.
+const MODULES: [&str; 2] = ["@secvisogram/csaf-validator-lib@2.0.10", "@microsoft/sarif-multitool@5.7.0"];
+
+/// Makes what validates the documents of `hotgraft release`, if it is not there yet: `release-python` and `release-node` in
+/// the cache's tools, where the tests look for them.
+///
+/// # Errors
+/// As [`with_readers`].
+pub fn validators() -> Result<()> {
+    let tools = root::cache().join("tools");
+    environment(
+        &tools.join("release-python"),
+        &VALIDATORS,
+        "import tuf, cyclonedx, csaf_vex, lib4vex, py_ocsf_models, prometheus_client",
+    )?;
+    let node = tools.join("release-node");
+    if !node.join("node_modules/@microsoft/sarif-multitool-linux").is_dir()
+        || !node.join("node_modules/@secvisogram").is_dir()
+    {
+        say::note(&format!("{} are put into {}, once", MODULES.join(" and "), node.display()));
+        std::fs::create_dir_all(&node).with_context(|| format!("cannot make {}", node.display()))?;
+        let mut install = command::at(&node, "npm");
+        install.args(["install", "--silent", "--no-audit", "--no-fund"]).args(MODULES);
+        command::quiet(&mut install).context("the modules cannot be installed")?;
+    }
+    Ok(())
+}
+
 /// The interpreter; made if it is not there yet.
 ///
 /// # Errors
 /// If it cannot be made, or the packages cannot be had.
 pub fn with_readers() -> Result<PathBuf> {
-    let at = root::cache().join("tools/python");
+    environment(&root::cache().join("tools/python"), &PACKAGES, "import lief, signify")
+}
+
+fn environment(at: &Path, packages: &[&str], imports: &str) -> Result<PathBuf> {
     let python = at.join("bin/python");
-    let imports =
-        |python: &PathBuf| command::quiet(Command::new(python).args(["-c", "import lief, signify"])).map(drop);
-    if python.is_file() && imports(&python).is_ok() {
+    let works = |python: &PathBuf| command::quiet(Command::new(python).args(["-c", imports])).map(drop);
+    if python.is_file() && works(&python).is_ok() {
         return Ok(python);
     }
-    say::note(&format!("{} are put into {}, once", PACKAGES.join(" and "), at.display()));
+    say::note(&format!("{} are put into {}, once", packages.join(", "), at.display()));
     // Debian splits what makes an environment from the interpreter.
     if command::quiet(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_err() {
         tools::install(&["python3-venv"])?;
     }
-    command::quiet(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&at))?;
+    command::quiet(Command::new("python3").args(["-m", "venv", "--clear"]).arg(at))?;
     let mut install = Command::new(&python);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
     command::quiet(&mut install).context("the packages cannot be installed")?;
-    imports(&python)?;
+    works(&python)?;
     Ok(python)
 }

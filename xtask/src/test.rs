@@ -130,6 +130,7 @@ fn cargo_test(report: &mut Report) {
         python = Some(python::with_readers()?);
         Ok(())
     });
+    report.check("validators of compliance documents", python::validators);
     let Some(python) = python else { return };
     for (name, arguments) in [
         ("cargo test", &["--workspace"][..]),

@@ -48,6 +48,8 @@ pub const READERS: &[Tool] = &[
     ("openssl", "openssl"),
     ("softhsm2-util", "softhsm2"),
     ("python3", "python3"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
 ];
 
 /// To build image pairs from Debian source packages.

@@ -173,15 +173,12 @@ fn on_latest(catalog: &Catalog, machine: &Machine, truth: &Truth, latest: &Basel
     fn has(l: &Live) -> Option<&str> {
         l.hotpatch.as_deref()
     }
-    plan.hotpatches_behind = match wanted {
-        None => 0,
-        Some(_) => {
-            let lowest = truth.live.iter().map(|l| sequence(catalog, has(l))).min().unwrap_or(0);
-            let later =
-                catalog.hotpatches().filter(|(_, h)| h.baseline == latest.id && catalog.revoked(&h.id).is_none());
-            later.filter(|(_, h)| h.sequence > lowest && steps_for(h, machine, truth).iter().any(|_| true)).count()
-        }
+    let lacks = |h: &Hotpatch| {
+        let of = |l: &&Live| h.patches.iter().any(|p| p.image == l.image);
+        truth.live.iter().filter(of).any(|l| sequence(catalog, has(l)) < h.sequence)
     };
+    let counts = |h: &Hotpatch| h.baseline == latest.id && catalog.revoked(&h.id).is_none() && lacks(h);
+    plan.hotpatches_behind = catalog.hotpatches().filter(|(_, h)| counts(h)).count();
     let withdrawn: Vec<&Live> = truth.live.iter().filter(|l| l.revoked.is_some()).collect();
     let steps = wanted.map(|wanted| steps_for(wanted, machine, truth)).unwrap_or_default();
     // Later than what was withdrawn: the one transition replaces it.

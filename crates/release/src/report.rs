@@ -45,7 +45,18 @@ struct Area {
     label: String,
     colour: &'static str,
     points: String,
+    /// Tells apart what has the same colour: `(opacity, dashes)`.
+    opacity: &'static str,
+    dashes: &'static str,
     last: u64,
+}
+
+/// Opacity and dashes of each round through the colours.
+const ROUNDS: [(&str, &str); 3] = [("1", "none"), ("0.62", "7 3"), ("0.35", "2 3")];
+
+fn area(index: usize, label: &str, points: String, last: u64) -> Area {
+    let (opacity, dashes) = ROUNDS[index / COLOURS.len() % ROUNDS.len()];
+    Area { label: label.to_owned(), colour: COLOURS[index % COLOURS.len()], points, opacity, dashes, last }
 }
 
 struct LevelRow {
@@ -130,7 +141,7 @@ pub fn page(store: &Store, product: &str, day: Option<i64>) -> Result<String> {
         more_fallen: fallen.saturating_sub(fallen_rows.len() as u64),
         fallen_rows: fallen_rows
             .into_iter()
-            .map(|(name, baseline, behind, action)| [name, baseline, behind.to_string(), action.replace('_', " ")])
+            .map(|b| [b.machine, b.baseline, b.behind.to_string(), b.action.replace('_', " ")])
             .collect(),
         width: WIDTH,
         height: HEIGHT,
@@ -185,12 +196,7 @@ fn stacked(series: Vec<(i64, String, u64)>, first: i64, last: i64) -> Chart {
         }
         lower.reverse();
         let points = upper + &lower.join(" ");
-        areas.push(Area {
-            label: label.clone(),
-            colour: COLOURS[index % COLOURS.len()],
-            points,
-            last: at(counts, &last),
-        });
+        areas.push(area(index, label, points, at(counts, &last)));
     }
     Chart { areas, ticks: ticks(first, last), top }
 }
@@ -206,7 +212,7 @@ fn lines(series: Vec<(i64, String, u64)>, first: i64, last: i64) -> Chart {
             let _ = write!(points, "{:.1},{y:.1} ", x(*day, first, last));
         }
         let now = counts.get(&last).copied().unwrap_or(0);
-        areas.push(Area { label: label.clone(), colour: COLOURS[index % COLOURS.len()], points, last: now });
+        areas.push(area(index, label, points, now));
     }
     Chart { areas, ticks: ticks(first, last), top }
 }

@@ -84,6 +84,34 @@ pub struct Counted {
     pub machines: u64,
 }
 
+/// A machine that is behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Behind {
+    /// Machine.
+    pub machine: String,
+    /// Its baseline; `?` for none that is known.
+    pub baseline: String,
+    /// Baselines behind.
+    pub behind: u64,
+    /// What it has to do.
+    pub action: String,
+}
+
+/// Days in one state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Span {
+    /// First day.
+    pub first: i64,
+    /// Last day.
+    pub last: i64,
+    /// Baseline.
+    pub baseline: Option<String>,
+    /// Hotpatch.
+    pub hotpatch: Option<String>,
+    /// What it had to do.
+    pub action: String,
+}
+
 /// Days since 1970.
 pub fn day_of(time: Time) -> i64 {
     i64::try_from(time.seconds() / DAY).unwrap_or(i64::MAX)
@@ -288,12 +316,11 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Machines that are behind by at least one baseline on a day: how many, and the first by name with baseline, baselines
-    /// behind and what to do.
+    /// Machines that are behind by at least one baseline on a day: how many, and those furthest behind.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn fallen(&self, day: i64, most: u32) -> Result<(u64, Vec<(String, String, u64, String)>)> {
+    pub fn fallen(&self, day: i64, most: u32) -> Result<(u64, Vec<Behind>)> {
         let count = "SELECT coalesce(sum(machines), 0) FROM day_count JOIN level ON level.id = level WHERE day = ?1 AND behind > 0";
         let count: i64 = self.connection.query_row(count, [day], |row| row.get(0))?;
         let mut query = self.connection.prepare(&format!(
@@ -302,7 +329,8 @@ impl Store {
             AT_DAY
         ))?;
         let rows = query.query_map(params![day, most], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?.cast_unsigned(), row.get(3)?))
+            let behind = row.get::<_, i64>(2)?.cast_unsigned();
+            Ok(Behind { machine: row.get(0)?, baseline: row.get(1)?, behind, action: row.get(3)? })
         })?;
         Ok((count.cast_unsigned(), rows.collect::<Result<_, _>>()?))
     }
@@ -328,15 +356,17 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn history(&self, machine: &str) -> Result<Vec<(i64, i64, Option<String>, Option<String>, String)>> {
+    pub fn history(&self, machine: &str) -> Result<Vec<Span>> {
         let mut query = self.connection.prepare(
             "SELECT first_day, last_day, baseline, hotpatch, action FROM (
                 SELECT span.first_day, span.last_day, span.level FROM span JOIN machine ON machine.id = machine WHERE name = ?1
                 UNION ALL SELECT first_day, last_day, level FROM machine WHERE name = ?1)
              JOIN level ON level.id = level ORDER BY 1",
         )?;
-        let rows =
-            query.query_map([machine], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
+        let rows = query.query_map([machine], |row| {
+            let (first, last) = (row.get(0)?, row.get(1)?);
+            Ok(Span { first, last, baseline: row.get(2)?, hotpatch: row.get(3)?, action: row.get(4)? })
+        })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 }

@@ -245,8 +245,9 @@ fn live_of(catalog: &Catalog, pid: u32, process: &str, instance: &crate::machine
     live
 }
 
-/// Order of releases: place of a baseline or hotpatch in the history.
-fn rank(catalog: &Catalog, live: &Live) -> usize {
+/// The release that an instance is as secure as: place in the history, and version. A hotpatch that does not touch the image
+/// any further than what is active takes the instance along.
+fn level<'a>(catalog: &'a Catalog, live: &'a Live) -> Option<(usize, &'a str)> {
     let at = |id: &str| {
         catalog.history.iter().position(|entry| match &entry.event {
             crate::catalog::Event::Baseline(b) => b.id == id,
@@ -254,8 +255,25 @@ fn rank(catalog: &Catalog, live: &Live) -> usize {
             crate::catalog::Event::Revoke(_) => false,
         })
     };
-    let hotpatch = live.hotpatch.as_deref().filter(|_| live.revoked.is_none()).and_then(at);
-    hotpatch.or_else(|| live.baseline.as_deref().and_then(at)).unwrap_or(0)
+    let baseline = catalog.baseline(live.baseline.as_deref()?)?;
+    let mut level = (at(&baseline.id)?, baseline.build.as_str());
+    let mut content = live.sha256.as_deref()?;
+    let mut sequence = 0;
+    let active = live.hotpatch.as_deref().filter(|_| live.revoked.is_none());
+    if let Some((_, hotpatch)) = catalog.hotpatches().find(|(_, h)| Some(h.id.as_str()) == active) {
+        level = (at(&hotpatch.id)?, &hotpatch.equivalent_build);
+        sequence = hotpatch.sequence;
+        content = &hotpatch.patches.iter().find(|p| p.image == live.image)?.new_sha256;
+    }
+    let counts = |h: &Hotpatch| h.sequence > sequence && h.baseline == baseline.id && catalog.revoked(&h.id).is_none();
+    for (_, later) in catalog.hotpatches().filter(|(_, h)| counts(h)) {
+        let patch = later.patches.iter().find(|p| p.image == live.image);
+        if patch.is_some_and(|patch| patch.new_sha256 != content) {
+            break;
+        }
+        level = (at(&later.id)?, &later.equivalent_build);
+    }
+    Some(level)
 }
 
 /// Whether every live instance has `hotpatch`, or needs none of it, and there is one that has.
@@ -295,10 +313,10 @@ pub fn judge(catalog: &Catalog, machine: &Machine, ignored: &BTreeSet<String>) -
         .into_iter()
         .map(|(cve, images)| finding(catalog, machine, &live, &doubts, cve, &images))
         .collect();
-    let weakest = live.iter().min_by_key(|l| rank(catalog, l));
+    let weakest = live.iter().map(|l| level(catalog, l)).min();
     let known = doubts.is_empty() && looked_for_all(catalog, machine);
     let effective_build = match weakest {
-        Some(weakest) if known => weakest.build.clone(),
+        Some(weakest) if known => weakest.map(|(_, build)| build.to_owned()),
         None if known => baseline.map(|b| b.build.clone()),
         _ => None,
     };

@@ -229,9 +229,10 @@ pub fn status(args: &StatusArgs, _: &Terminal) -> Result<Exit> {
             Ok(None) => {}
             Err(error) if args.pid.is_some() => return Err(error),
             Err(error) => {
-                // The system's own processes cannot be read by everybody; with --all they are listed as such.
+                // The system's own processes cannot be read by everybody. With --all they are listed as such; with --image
+                // too, since who asks whether all instances are patched must know of those that nobody could look at.
                 let error = Some(error.to_string());
-                if args.all {
+                if args.all || image.is_some() {
                     reports.push(ProcessReport { pid: process.pid, name: process.name, error, images: Vec::new() });
                 }
             }

@@ -34,22 +34,21 @@ moment = datetime.datetime.fromisoformat(day).replace(tzinfo=datetime.timezone.u
 
 
 class At(datetime.datetime):
+    """The clock of the client stands at the given day."""
+
     @classmethod
     def now(cls, tz=None):
-        return moment.astimezone(tz) if tz else moment
+        return moment
 
 
-class Clock:
-    datetime = At
-    timezone = datetime.timezone
-
-
-trusted.datetime = Clock if hasattr(trusted.datetime, "timezone") else At
-try:
-    state = trusted.TrustedMetadataSet(meta("1.root.json"), trusted.EnvelopeType.METADATA)
-except (TypeError, AttributeError):
-    state = trusted.TrustedMetadataSet(meta("1.root.json"))
-state.reference_time = moment
+for name in ("datetime", "dt"):
+    module = getattr(trusted, name, None)
+    if isinstance(module, type):
+        setattr(trusted, name, At)
+    elif module is not None:
+        module.datetime = At
+state = trusted.TrustedMetadataSet(meta("1.root.json"), trusted.EnvelopeType.METADATA)
+assert state.reference_time == moment
 version = 2
 while os.path.exists(os.path.join(catalog, "metadata", f"{version}.root.json")):
     state.update_root(meta(f"{version}.root.json"))

@@ -346,6 +346,7 @@ fn a_year_of_releases() {
         0,
     );
     year.vendor.publish("2026-12-08");
+    year.known = 10;
     year.act("2026-12-08", &["good", "half", "hooked", "away", "pending"]);
     year.month(
         "2026-12-09",
@@ -360,6 +361,13 @@ fn a_year_of_releases() {
             ("stray", "not_eligible", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
         ],
     );
+    // What scanners of files see is not what counts.
+    let truths = year.ask("export", "2026-12-09");
+    let good = truths["machines"].as_array().expect("machines").iter().find(|m| m["machine"] == "good").expect("known");
+    assert_eq!((&good["file_build"], &good["effective_build"]), (&"1.2026-10".into(), &"1.2026-12".into()));
+    assert_eq!(good["hotpatch"], "2026-12");
+    let plans = year.plans("2026-12-09");
+    assert_eq!((&plans["good"]["hotpatches_behind"], &plans["novbs"]["hotpatches_behind"]), (&0.into(), &2.into()));
     for machine in &year.machines {
         let expected = match machine.id.as_str() {
             "stray" => 1,

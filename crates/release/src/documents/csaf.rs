@@ -40,6 +40,13 @@ pub fn document(facts: &Facts<'_>) -> Result<Vec<u8>> {
         "product_tree": tree(facts),
         "vulnerabilities": vulnerabilities,
     });
+    if fixes.is_empty() {
+        // The profile wants a vulnerability; before the first fix there is none to speak of.
+        document["document"]["category"] = "csaf_base".into();
+        if let Some(fields) = document.as_object_mut() {
+            fields.remove("vulnerabilities");
+        }
+    }
     let id = canonical::sha256(&canonical::bytes(&document)?);
     document["document"]["tracking"]["id"] = format!("HG-{}", &id[..32]).into();
     canonical::pretty(&document)

@@ -32,6 +32,7 @@ pub fn document(facts: &Facts<'_>) -> Result<Vec<u8>> {
                 "products": products,
                 "status": status(state),
                 "status_notes": text,
+                "timestamp": facts.now,
             });
             match state {
                 State::NotInstalled => statement["justification"] = "component_not_present".into(),
@@ -72,8 +73,10 @@ fn products(catalog: &Catalog, subject: &Subject, cve: &str) -> Vec<Value> {
     let images = fixes.get(cve).into_iter().flatten();
     images
         .map(|image| {
-            let machine = escaped(&truth.machine);
-            let mut product = json!({ "@id": format!("urn:hotgraft:machine:{machine}:{}", escaped(image)) });
+            let (namespace, machine) = (escaped(&catalog.product.to_lowercase()), escaped(&truth.machine));
+            let version = baseline.map(|b| format!("@{}", escaped(&b.build))).unwrap_or_default();
+            let id = format!("pkg:generic/{namespace}/{}{version}?machine={machine}", escaped(image));
+            let mut product = json!({ "@id": id, "identifiers": { "purl": id } });
             if let Some(file) = baseline.and_then(|b| b.images.iter().find(|i| i.name == *image)) {
                 product["hashes"] = json!({ "sha-256": file.sha256 });
             }
@@ -82,7 +85,7 @@ fn products(catalog: &Catalog, subject: &Subject, cve: &str) -> Vec<Value> {
             for id in active {
                 let patch = catalog.hotpatches().find(|(_, h)| h.id == id).and_then(|(_, h)| h.patches.iter().find(|p| p.image == *image));
                 if let Some(patch) = patch {
-                    let part = json!({ "@id": format!("urn:hotgraft:hotpatch:{}:{}", escaped(id), escaped(&patch.file)), "hashes": { "sha-256": patch.sha256 } });
+                    let part = json!({ "@id": format!("pkg:generic/{namespace}/{}@{}", escaped(&patch.file), escaped(id)), "hashes": { "sha-256": patch.sha256 } });
                     parts.insert(id, part);
                 }
             }

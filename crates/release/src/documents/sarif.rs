@@ -100,7 +100,13 @@ fn result(finding: &Finding, index: Option<&usize>) -> Value {
     let physical = match place {
         Some((file, line)) => {
             let uri: Vec<String> = file.replace('\\', "/").split('/').map(super::escaped).collect();
-            json!({ "artifactLocation": { "uri": uri.join("/").replace("%3A", ":") }, "region": { "startLine": line } })
+            let uri = uri.join("/");
+            // `C:/...` is no relative reference: what is before a colon would be a scheme.
+            let uri = match uri.split_once("%3A/") {
+                Some((drive, path)) if drive.len() == 1 => format!("file:///{drive}:/{path}"),
+                _ => uri,
+            };
+            json!({ "artifactLocation": { "uri": uri }, "region": { "startLine": line } })
         }
         None => json!({ "artifactLocation": { "uri": super::escaped(&finding.image) } }),
     };
