@@ -28,6 +28,11 @@ pub fn fixtures() -> PathBuf {
     repository().join("testdata/fixtures")
 }
 
+/// The committed versions of single images: `NAME/vNN`.
+pub fn series() -> PathBuf {
+    repository().join("testdata/series")
+}
+
 /// The sources of the fixtures.
 pub fn sources() -> PathBuf {
     repository().join("testdata/sources")

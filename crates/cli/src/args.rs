@@ -75,6 +75,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Tell whether images, this machine and a process can be hotpatched, and what to do where not.
     Doctor(DoctorArgs),
+    /// Baselines, hotpatches, chains, plans, and documents for compliance.
+    Release(crate::release::args::ReleaseArgs),
     /// Print shell completions.
     Completions {
         /// Shell.

@@ -1,12 +1,12 @@
 //! `hotgraft build`: verdict, plan, hotpatch image, residual check.
 
 use crate::args::{BuildArgs, Format, ReachArg, Stage};
+use crate::make::{Made, Pair, make};
 use crate::output::{self, Exit, Stop, Terminal};
 use anyhow::{Context, Result};
-use hotgraft_diff::Comparison;
 use hotgraft_diff::comparison::function_label;
 use hotgraft_hotpatch::hex;
-use hotgraft_packager::{Decision, Finding, Options, Outcome, Reach, Verdict, emit, plan, verdict};
+use hotgraft_packager::{Decision, Finding, Options, Outcome, Reach, Verdict, plan, verdict};
 use hotgraft_program::{PdbChoice, Program};
 use hotgraft_signer::{Artifact, Provenance};
 use serde::Serialize;
@@ -122,7 +122,7 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
         let path = args.output.as_deref().context("-o PATCH is needed")?;
         let progress = terminal.progress("making and checking the hotpatch image");
         let pair = Pair { old: &old, new: &new, comparison: &comparison, base: &output::read(old_path)? };
-        let made = make(&pair, &plan, &options, terminal)?;
+        let made = make(&pair, &plan, &options, &|text| terminal.detail(text))?;
         drop(progress);
         match made {
             Made::Patch(bytes) => {
@@ -192,68 +192,6 @@ fn provenance(
 fn shown(verdict: &Verdict) -> Decision {
     let refused = verdict.findings.iter().any(|f| f.outcome == Outcome::Refuse);
     if verdict.decision == Decision::Refuse && !refused { Decision::Conditional } else { verdict.decision }
-}
-
-/// Both sides, compared, and the bytes of the base.
-struct Pair<'a> {
-    old: &'a Program,
-    new: &'a Program,
-    comparison: &'a Comparison,
-    base: &'a [u8],
-}
-
-/// What became of a plan.
-enum Made {
-    /// An image after whose application nothing remains.
-    Patch(Vec<u8>),
-    /// Why there is none, and what would remain.
-    Refused(Finding, Vec<hotgraft_residual::Remaining>),
-}
-
-/// Write the image and check what remains. Without a wanted reach, slots are tried first; if that image does not pass, near
-/// references are used.
-fn make(pair: &Pair<'_>, plan: &plan::Plan, options: &Options, terminal: &Terminal) -> Result<Made> {
-    let reaches = match options.reach {
-        Some(reach) => vec![reach],
-        None => vec![Reach::Any, Reach::Near],
-    };
-    let mut last = None;
-    for reach in reaches {
-        let options = Options { reach: Some(reach), ..options.clone() };
-        let bytes = match emit::emit(pair.old, pair.new, pair.comparison, plan, &options) {
-            Ok(bytes) => bytes,
-            Err(hotgraft_packager::Error::Refused { key, text }) => {
-                terminal.detail(format!("{reach:?}: {key}: {text}"));
-                last = Some(Made::Refused(refusal(key, text), Vec::new()));
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let residual = hotgraft_residual::check(pair.old, pair.new, pair.comparison, pair.base, &bytes)?;
-        let Some(first) = residual.remaining.first() else { return Ok(Made::Patch(bytes)) };
-        let text = format!(
-            "After the patch {} places would still differ from the new image; the first: {}: {}. Nothing was written. \
-             Deliver the fix with a restart, and report the pair.",
-            residual.remaining.len(),
-            first.subject,
-            first.text
-        );
-        terminal.detail(format!("{reach:?}: {text}"));
-        last = Some(Made::Refused(refusal("code.residual.remains", text), residual.remaining));
-    }
-    last.context("no way of reaching the base was tried")
-}
-
-fn refusal(key: &'static str, text: String) -> Finding {
-    Finding {
-        key,
-        outcome: Outcome::Refuse,
-        subject: "the patch image".to_owned(),
-        text,
-        source: None,
-        about: None,
-        covers: Vec::new(),
-    }
 }
 
 /// The page of `--explain`.

@@ -7,7 +7,9 @@ mod doctor;
 mod html;
 mod inspect;
 mod live;
+mod make;
 mod output;
+mod release;
 mod sign;
 mod trust;
 mod verify;
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Rollback(args) => live::rollback(&args, &terminal),
         Command::Status(args) => live::status(&args, &terminal),
         Command::Doctor(args) => doctor::run(&args, &terminal),
+        Command::Release(args) => release::run(&args, &terminal),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "hotgraft", &mut text);

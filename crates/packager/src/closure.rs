@@ -4,18 +4,17 @@
 //! brings in every function that reads it; a function whose old entry cannot be redirected brings in its callers. A
 //! function that is equal in both images is never taken without one of these reasons, and the reason is kept.
 
+mod constants;
+mod entries;
+
 use crate::context::{Context, finding, object_label};
-use crate::contract;
-use crate::escape;
 use crate::plan::PlannedReference;
 use crate::resolve::Resolver;
 use crate::rules::functions;
 use crate::uses::{User, is_address_taken};
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{Status, function_label};
-use hotgraft_program::{
-    Entity, EntryKind, Evidence, Form, FunctionId, ImportId, Linkage, ObjectId, ObjectKind, Reference,
-};
+use hotgraft_program::{Entity, Form, FunctionId, ImportId, Linkage, ObjectId, ObjectKind, Reference};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -295,125 +294,6 @@ impl Builder<'_, '_> {
         }
     }
 
-    /// A function whose old entry is not redirected needs all its callers.
-    fn check_entry(&mut self, old: FunctionId, new: FunctionId) {
-        let ctx = self.ctx;
-        if self.is_funclet(old, new) {
-            return;
-        }
-        let drift = contract::drift(ctx, old, new);
-        let key = if signature_changed(ctx, old, new) {
-            "code.signature.changed"
-        } else if drift.is_some() {
-            "code.contract.changed"
-        } else if ctx.old.functions[old.index()].entry_kind == EntryKind::None {
-            "entry.site.not_redirectable"
-        } else {
-            return;
-        };
-        let about = Some(ctx.function_pair(new).1);
-        let subject = ctx.function_subject(Some(old), Some(new));
-        let source = ctx.function_source(Some(old), Some(new));
-        if let Some(holder) = self.address_holder(old, new) {
-            let text = match key {
-                "code.signature.changed" => format!(
-                    "The prototype was `{}` and is `{}`, and callers that are not known can reach it: {holder}.",
-                    ctx.old.functions[old.index()].prototype.as_deref().unwrap_or("?"),
-                    ctx.new.functions[new.index()].prototype.as_deref().unwrap_or("?"),
-                ),
-                _ => format!("The old entry has no room for a redirect, and not only direct calls reach it: {holder}."),
-            };
-            self.block(key, about, subject, &text, source);
-            return;
-        }
-        self.out.direct_only.insert(new);
-        if let Some(text) = drift.filter(|_| key == "code.contract.changed") {
-            self.out.drifts.insert(new, text);
-        }
-        let label = function_label(ctx.new, new);
-        let callers: Vec<FunctionId> = ctx
-            .old_uses
-            .of_function(old)
-            .iter()
-            .filter_map(|u| match u.user {
-                User::Function(caller) => ctx.cmp.new_function(caller),
-                _ => None,
-            })
-            .chain(ctx.new_uses.of_function(new).iter().filter_map(|u| match u.user {
-                User::Function(caller) => Some(caller),
-                _ => None,
-            }))
-            .collect();
-        for caller in callers {
-            // The loader calls it once, and has done so: its new version would never run.
-            if key == "entry.site.not_redirectable"
-                && let Some(last) = ctx.function_pair(caller).0.old
-                && ctx.old.functions[last.index()].evidence.contains(Evidence::ENTRY_POINT)
-            {
-                let name = function_label(ctx.old, last);
-                let text = format!("{name}, which calls it, is the entry point and will not be called again.");
-                self.block(key, about, subject.clone(), &text, source.clone());
-            }
-            self.add_function(caller, Why::Calls(label.clone()));
-        }
-    }
-
-    /// A function that runs on another one's frame: frames of the old version go on to need the old code, so that its entry
-    /// stays as it is, and the new version is for the new versions of its owners only.
-    fn is_funclet(&mut self, old: FunctionId, new: FunctionId) -> bool {
-        let ctx = self.ctx;
-        let (last, next) = (&ctx.old.functions[old.index()], &ctx.new.functions[new.index()]);
-        let (a, b) = (&last.funclet_of, &next.funclet_of);
-        if a.is_empty() && b.is_empty() {
-            if last.is_named_as_funclet() || next.is_named_as_funclet() {
-                let about = Some(ctx.function_pair(new).1);
-                let subject = ctx.function_subject(Some(old), Some(new));
-                let text = "By its name it runs on the frame of another function, and no unwind data says so.";
-                self.block("code.unwind.unknown", about, subject, text, ctx.function_source(Some(old), Some(new)));
-            }
-            return false;
-        }
-        let label = function_label(ctx.new, new);
-        let stranger = [(ctx.old, &ctx.old_uses, old, a), (ctx.new, &ctx.new_uses, new, b)].into_iter().any(
-            |(program, uses, id, owners)| {
-                Context::is_reachable_from_outside(program, id)
-                    || uses.of_function(id).iter().any(|used| {
-                        let own = matches!(used.user, User::Function(user) if user == id || owners.contains(&user));
-                        !own && (matches!(used.user, User::Function(_)) || is_address_taken(program, id, used))
-                    })
-            },
-        );
-        if stranger {
-            let about = Some(ctx.function_pair(new).1);
-            let subject = ctx.function_subject(Some(old), Some(new));
-            let source = ctx.function_source(Some(old), Some(new));
-            let text = "It runs on the frame of another function, and yet others reach it as well.";
-            self.block("code.fold.diverged", about, subject, text, source);
-        }
-        self.out.direct_only.insert(new);
-        for owner in a.iter().filter_map(|&owner| ctx.cmp.new_function(owner)) {
-            self.add_function(owner, Why::Frame(label.clone()));
-        }
-        true
-    }
-
-    /// Who can reach a function by another way than a direct call, on either side.
-    fn address_holder(&self, old: FunctionId, new: FunctionId) -> Option<String> {
-        let ctx = self.ctx;
-        for (program, uses, id) in [(ctx.old, &ctx.old_uses, old), (ctx.new, &ctx.new_uses, new)] {
-            if Context::is_reachable_from_outside(program, id) {
-                return Some(String::from("it is exported, an entry point or a registered call target"));
-            }
-            if let Some(used) = uses.of_function(id).iter().find(|u| is_address_taken(program, id, u)) {
-                return Some(format!("its address is held by {}", Context::user_label(program, used.user)));
-            }
-            if let Some(user) = uses.handler_of(id).find(|user| *user != id) {
-                return Some(format!("the unwind data of {} names it", function_label(program, user)));
-            }
-        }
-        None
-    }
-
     fn visit_object(&mut self, new: ObjectId) {
         let ctx = self.ctx;
         let o = &ctx.new.objects[new.index()];
@@ -458,110 +338,6 @@ impl Builder<'_, '_> {
                 }
             }
             Entity::ImageBase | Entity::Unknown => {}
-        }
-    }
-
-    /// A constant whose contents changed: whoever reads it must read the new one.
-    fn changed_object(&mut self, new: ObjectId) {
-        let ctx = self.ctx;
-        let object = &ctx.new.objects[new.index()];
-        match object.kind {
-            ObjectKind::JumpTable(owner) => {
-                self.add_function(owner, Why::Changed);
-                return;
-            }
-            ObjectKind::Unwind => return,
-            _ => {}
-        }
-        if natural_place(ctx, new) != Place::Patch {
-            return;
-        }
-        self.copy_with_readers(new, Why::Changed);
-    }
-
-    fn copy_with_readers(&mut self, new: ObjectId, why: Why) {
-        let ctx = self.ctx;
-        let mut work = vec![(new, why)];
-        // The constants whose address leads to the old contents, as they are in the old image; the second set holds such
-        // addresses.
-        let mut stale: BTreeSet<ObjectId> = BTreeSet::new();
-        let mut holders: BTreeSet<ObjectId> = BTreeSet::new();
-        while let Some((id, why)) = work.pop() {
-            if let Some(old) = ctx.cmp.old_object(id)
-                && stale.insert(old)
-                && why != Why::Changed
-            {
-                holders.insert(old);
-            }
-            let users: Vec<User> = ctx.new_uses.of_object(id).iter().map(|u| u.user).collect();
-            if users.is_empty() {
-                continue;
-            }
-            let label = object_label(ctx.new, id);
-            if !self.out.objects.contains_key(&id) {
-                self.add_object(id, why);
-            }
-            for user in users {
-                match user {
-                    User::Function(reader) => self.add_function(reader, Why::Reads(label.clone())),
-                    User::Object(holder) if self.out.objects.contains_key(&holder) || holder == id => {}
-                    User::Object(holder) => match natural_place(ctx, holder) {
-                        // New or changed anyway: copied when something reaches it.
-                        Place::Patch if ctx.cmp.old_object(holder).is_none() => {}
-                        _ if !ctx.new.objects[holder.index()].writable
-                            && !is_derived(ctx.new.objects[holder.index()].kind) =>
-                        {
-                            work.push((holder, Why::Holds(label.clone())));
-                        }
-                        _ => {
-                            let (pair, about) = ctx.object_pair(id);
-                            let subject = ctx.object_subject(pair.old, pair.new);
-                            let text = format!(
-                                "The variable {} holds its address, and in a running process that is the old one's.",
-                                ctx.object_subject(ctx.cmp.old_object(holder), Some(holder))
-                            );
-                            self.block("data.constant.escapes", Some(about), subject, &text, None);
-                        }
-                    },
-                    User::Nobody => {
-                        let (pair, about) = ctx.object_pair(id);
-                        let subject = ctx.object_subject(pair.old, pair.new);
-                        let text = "Bytes that belong to nothing known hold its address.";
-                        self.block("data.reference.unknown", Some(about), subject, text, None);
-                    }
-                }
-            }
-        }
-        self.check_escapes(new, &stale, &holders);
-    }
-
-    /// Old code must not have given away the address of a named constant whose contents changed. Constants without a
-    /// name are literals: whoever holds one holds its value of that time.
-    fn check_escapes(&mut self, new: ObjectId, stale: &BTreeSet<ObjectId>, holders: &BTreeSet<ObjectId>) {
-        let ctx = self.ctx;
-        let (pair, about) = ctx.object_pair(new);
-        let Some(old) = pair.old else { return };
-        let object = &ctx.old.objects[old.index()];
-        if object.name.is_none() && object.decorated.is_none() {
-            return;
-        }
-        let users: BTreeSet<FunctionId> = stale
-            .iter()
-            .flat_map(|&id| ctx.old_uses.of_object(id))
-            .filter_map(|u| match u.user {
-                User::Function(f) => Some(f),
-                _ => None,
-            })
-            .collect();
-        for user in users {
-            if let Some(place) = escape::escapes(ctx.old, user, stale, holders) {
-                let name = function_label(ctx.old, user);
-                let line = ctx.old.source_line(place).map(|l| format!("{}:{}", l.file, l.line));
-                let text = format!("{name} stores or passes on its address at {place:#x} of the old image.");
-                let subject = ctx.object_subject(pair.old, pair.new);
-                self.block("data.constant.escapes", Some(about), subject, &text, line);
-                return;
-            }
         }
     }
 }

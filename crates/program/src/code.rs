@@ -21,6 +21,7 @@ mod needs;
 mod sorted_map;
 mod tables;
 mod transfer;
+mod trial;
 mod values;
 pub(crate) mod x64;
 

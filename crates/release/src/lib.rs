@@ -8,10 +8,17 @@
 pub mod canonical;
 pub mod catalog;
 pub mod chain;
+pub mod documents;
 pub mod error;
 pub mod files;
+pub mod machine;
+pub mod plan;
 pub mod proof;
+pub mod report;
+pub mod rollout;
+pub mod store;
 pub mod time;
+pub mod truth;
 pub mod tuf;
 pub mod workshop;
 

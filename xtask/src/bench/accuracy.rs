@@ -2,6 +2,7 @@
 //! PDBs. The names in those PDBs and the object files are the truth.
 
 mod pairs;
+mod relayout;
 mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,7 +118,7 @@ pub fn run(options: &Options) -> Result<()> {
     for (_, case) in all.cases.iter().take(WORST) {
         say::line(&format!("  {case}"));
     }
-    Ok(())
+    if wanted("relayout") { relayout::run(&hotgraft) } else { Ok(()) }
 }
 
 fn share(part: usize, whole: usize) -> f64 {
@@ -218,6 +219,14 @@ fn measure(hotgraft: &Hotgraft, pair: &Pair) -> Result<Outcome> {
         if right && !counts {
             continue;
         }
+        // One that was only renamed has no name to be right by.
+        let renamed = !new.values().any(|n| *n == a) && !old.values().any(|n| *n == b);
+        if let Some((x, y)) = &truth
+            && let (true, Some(p), Some(q)) = (renamed, x.get(&a), y.get(&b))
+            && truth::same(p, x, q, y)
+        {
+            continue;
+        }
         let score = f["match"]["score"].as_f64().unwrap_or(0.0);
         out.scores.push((score, right));
         if right {
@@ -234,7 +243,7 @@ fn measure(hotgraft: &Hotgraft, pair: &Pair) -> Result<Outcome> {
     }
     if let Some((a, b)) = truth {
         let known: BTreeSet<&str> = both.iter().copied().filter(|n| a.contains_key(*n) && b.contains_key(*n)).collect();
-        let changed: BTreeSet<&str> = known.iter().copied().filter(|n| a[*n] != b[*n]).collect();
+        let changed: BTreeSet<&str> = known.iter().copied().filter(|n| !truth::same(&a[*n], &a, &b[*n], &b)).collect();
         let reported: BTreeSet<&str> = different.intersection(&known).copied().collect();
         for name in changed.difference(&reported) {
             out.cases.push((3.0, format!("{}: {name} is changed and called identical", pair.name)));

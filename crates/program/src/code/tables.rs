@@ -2,6 +2,7 @@
 
 use super::descent::Descent;
 use super::flow::{Findings, by_address, own_boundaries};
+use super::trial::Trial;
 use super::values::{IndexTable, TableRead};
 use super::{Context, RawJumpTable, RawOffsetTable};
 use crate::function::Problem;
@@ -106,12 +107,13 @@ pub(super) fn resolve(
         targets.clear();
         end = first;
         let own = own_boundaries(descent);
+        let mut trial = Trial::new(image, descent);
         let limit = room.min(MAX_ENTRIES).min(high.saturating_add(1));
         while end < limit {
             let starts_other = site(end)
                 .is_some_and(|s| end > first && (own.contains(&s) || context.boundaries.binary_search(&s).is_ok()));
             match inside(end) {
-                Some(t) if !starts_other => targets.push(t),
+                Some(t) if !starts_other && trial.accepts(t) => targets.push(t),
                 _ => break,
             }
             end += 1;

@@ -389,6 +389,28 @@ fn relative_lookup_table_of_data() {
 }
 
 #[test]
+fn relative_lookup_table_that_a_loop_reads_by_bytes() {
+    let mut a = CodeAssembler::new(64).unwrap();
+    let mut again = a.create_label();
+    a.xor(edi, edi).unwrap();
+    lea(&mut a, Register::RBX, RDATA);
+    a.set_label(&mut again).unwrap();
+    a.movsxd(rdx, dword_ptr(rdi + rbx)).unwrap();
+    a.add(rdx, rbx).unwrap();
+    a.mov(qword_ptr(rcx + rdi * 2), rdx).unwrap();
+    a.add(rdi, 4).unwrap();
+    a.cmp(rdi, 12).unwrap();
+    a.jb(again).unwrap();
+    a.ret().unwrap();
+    let (mut f, _) = Fixture::assemble(&mut a, &[]);
+    f.put32(RDATA, [0x100, 0x110, 0x120, 0x130]);
+    let facts = f.facts();
+    assert_eq!(facts.offset_tables.len(), 1);
+    let table = &facts.offset_tables[0];
+    assert_eq!((table.table, table.entries, table.form), (RDATA, 3, Some(Form::Relative)));
+}
+
+#[test]
 fn bound_from_a_combination_of_conditions() {
     let build = |and: bool| {
         let mut a = CodeAssembler::new(64).unwrap();

@@ -222,8 +222,11 @@ impl<'a> Machine<'a> {
             Effective::Image(rva) => Some(Place::Image(rva)),
             Effective::Element(table, scale, Index { range, natural, via }) => {
                 let bytes = width / 8;
+                // A loop may count bytes rather than elements.
+                let counts_bytes = bytes == 4 && scale == 1;
+                let range = if counts_bytes { (range.0 / 4, range.1 / 4) } else { range };
                 let read = TableRead { table, width: bytes, signed: width == 64, range, natural, load: at, via };
-                if bytes == scale && self.constant(table) {
+                if (bytes == scale || counts_bytes) && self.constant(table) {
                     let info = match bytes {
                         4 | 8 => Info::new(Origin::Entry(read), width),
                         _ => {

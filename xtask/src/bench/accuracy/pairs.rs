@@ -60,6 +60,15 @@ pub fn released(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Pair>> {
     Ok(out)
 }
 
+/// Folders with the objects of one library: as usual, and with one section to a function.
+///
+/// # Errors
+/// If sources cannot be had, or do not compile.
+pub fn objects() -> Result<(PathBuf, PathBuf)> {
+    let (_, sections) = build((LUA_7, "-O2", false))?;
+    Ok((sections.with_file_name("plain"), sections))
+}
+
 /// The pairs of security fixes, by package.
 ///
 /// # Errors
@@ -128,7 +137,7 @@ fn build(side: Side) -> Result<(PathBuf, PathBuf)> {
         let object = file.with_extension("o");
         let name = object.file_name().unwrap_or_default();
         // The linker sorts sections of single functions by name, so what is linked has none; what tells the truth does.
-        let both: [(&Path, &[&str]); 2] = [(&plain, &[]), (&objects, &["-ffunction-sections", "-fdata-sections"])];
+        let both: [(&Path, &[&str]); 2] = [(&plain, &["-g"]), (&objects, &["-ffunction-sections", "-fdata-sections"])];
         for (folder, more) in both {
             if !folder.join(name).is_file() {
                 let mut compile = command::at(&sources, "clang-19");
