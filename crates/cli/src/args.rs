@@ -73,6 +73,8 @@ pub enum Command {
     Rollback(RollbackArgs),
     /// Tell the patch state as read from memory.
     Status(StatusArgs),
+    /// Tell whether images, this machine and a process can be hotpatched, and what to do where not.
+    Doctor(DoctorArgs),
     /// Baselines, hotpatches, chains, plans, and documents for compliance.
     Release(crate::release::args::ReleaseArgs),
     /// Print shell completions.
@@ -493,4 +495,25 @@ pub struct StatusArgs {
     /// Exit 1 unless every process that was looked at has this sequence applied (0: none).
     #[arg(long, value_name = "SEQUENCE")]
     pub expect: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        hotgraft doctor service.exe plugin.dll          # anywhere\n  \
+        hotgraft doctor --pid 4711                      # this machine and a process of it\n  \
+        hotgraft doctor build/*.dll --format json\n\n\
+        Exit codes: 0 nothing stands in the way; 1 something does; 2 unreadable.")]
+pub struct DoctorArgs {
+    /// Images to look at.
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// Process to look at (Windows).
+    #[arg(long, value_name = "N")]
+    pub pid: Option<u32>,
+    /// PDB of the image (default: beside the image, or by its debug directory's name).
+    #[arg(long, value_name = "F", requires = "images")]
+    pub pdb: Option<PathBuf>,
+    /// Output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }

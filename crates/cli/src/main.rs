@@ -3,6 +3,7 @@
 mod args;
 mod build;
 mod diff;
+mod doctor;
 mod html;
 mod inspect;
 mod live;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Apply(args) => live::apply(&args, &terminal),
         Command::Rollback(args) => live::rollback(&args, &terminal),
         Command::Status(args) => live::status(&args, &terminal),
+        Command::Doctor(args) => doctor::run(&args, &terminal),
         Command::Release(args) => release::run(&args, &terminal),
         Command::Completions { shell } => {
             let mut text = Vec::new();

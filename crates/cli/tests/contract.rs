@@ -295,3 +295,41 @@ fn usage_errors_are_exit_2_and_help_is_exit_0() {
         assert!(!output.stdout.is_empty());
     }
 }
+
+#[test]
+fn the_doctor_tells_what_stands_in_the_way() {
+    let good = fixture("service", "old");
+    let output = hotgraft(&[&"doctor", &good, &"--format", &"json"]);
+    assert_eq!(code(&output), 0);
+    let value = validate("doctor.json", &output.stdout);
+    let image = &value["images"][0];
+    let entries = &image["entries"];
+    let number = |key: &str| entries[key].as_u64().expect("a number");
+    assert!(number("functions") > 0);
+    assert_eq!(number("functions"), number("padded_short_jump") + number("near_jump") + number("none"));
+
+    // Relocations stripped: blocked, with advice, and nothing more is read.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut bytes = std::fs::read(&good).expect("readable");
+    let header = u32::from_le_bytes(bytes[0x3c..0x40].try_into().expect("4 bytes")) as usize;
+    bytes[header + 22] |= 1;
+    let stripped = folder.path().join("stripped.exe");
+    std::fs::write(&stripped, &bytes).expect("writable");
+    let output = hotgraft(&[&"doctor", &stripped, &"--format", &"json"]);
+    assert_eq!(code(&output), 1);
+    let value = validate("doctor.json", &output.stdout);
+    assert_eq!(value["level"], "blocks");
+    assert!(value["images"][0]["entries"].is_null());
+    let checks = value["images"][0]["checks"].as_array().expect("checks");
+    assert!(
+        checks.iter().any(|c| c["key"] == "image.relocations" && c["level"] == "blocks" && c["advice"].is_string())
+    );
+
+    // What is no image at all.
+    let output = hotgraft(&[&"doctor", &root().join("Cargo.toml")]);
+    assert_eq!(code(&output), 2);
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: "));
+    // Everything else than an image is a question for Windows.
+    let output = hotgraft(&[&"doctor", &"--pid", &"1"]);
+    assert_eq!(code(&output), 2);
+}

@@ -9,6 +9,7 @@
 
 pub mod apply;
 pub mod buffer;
+pub mod doctor;
 pub mod error;
 pub mod identity;
 mod lineage;

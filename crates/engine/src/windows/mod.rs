@@ -1,6 +1,7 @@
 //! A live Windows process as an [`AddressSpace`]. `docs/engine-on-windows.md` describes how it works and why.
 
 mod agent;
+pub mod doctor;
 mod exports;
 mod run;
 mod stub;

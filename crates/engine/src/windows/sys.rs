@@ -7,6 +7,7 @@ use std::mem::{size_of, zeroed};
 use std::ptr::{null, null_mut};
 
 use windows_sys::Wdk::System::Memory::{NtMapViewOfSection, NtUnmapViewOfSection};
+use windows_sys::Wdk::System::SystemInformation::NtQuerySystemInformation;
 use windows_sys::Wdk::System::Threading::NtQueryInformationProcess;
 use windows_sys::Win32::Foundation::*;
 use windows_sys::Win32::System::Console::SetConsoleCtrlHandler;
@@ -26,6 +27,8 @@ pub(super) type Result<T> = std::result::Result<T, SpaceError>;
 pub(super) mod access {
     use windows_sys::Win32::System::Threading::*;
 
+    /// Enough to ask for policies, even of a protected process.
+    pub const ASK: u32 = PROCESS_QUERY_LIMITED_INFORMATION;
     /// Enough to read memory and list images.
     pub const QUERY: u32 = PROCESS_VM_READ | PROCESS_QUERY_INFORMATION;
     /// Enough to change memory, start the agent and exchange handles with it.
@@ -101,6 +104,62 @@ pub(super) fn has_flow_guard(process: &Handle) -> bool {
         GetProcessMitigationPolicy(process.0, ProcessControlFlowGuardPolicy, (&raw mut flags).cast(), size_of::<u32>())
     };
     ok != 0 && flags & 1 != 0
+}
+
+/// A mitigation policy of one u32 (PROCESS_MITIGATION_POLICY); `None` where the system does not know it.
+pub(super) fn mitigation(process: &Handle, policy: i32) -> Option<u32> {
+    let mut flags = 0u32;
+    // SAFETY: the policies asked for are structures of one u32.
+    let ok = unsafe { GetProcessMitigationPolicy(process.0, policy, (&raw mut flags).cast(), size_of::<u32>()) };
+    (ok != 0).then_some(flags)
+}
+
+/// PS_PROTECTION of the process: 0 if it is not protected. `None` where the system does not know.
+pub(super) fn protection_of(process: &Handle) -> Option<u8> {
+    let mut level = 0u8;
+    // SAFETY: class 61 (ProcessProtectionInformation) is one byte.
+    let status = unsafe { NtQueryInformationProcess(process.0, 61, (&raw mut level).cast(), 1, null_mut()) };
+    (status >= 0).then_some(level)
+}
+
+/// CodeIntegrityOptions (SystemCodeIntegrityInformation); `None` where the system does not tell.
+pub(super) fn code_integrity() -> Option<u32> {
+    let mut info = [8u32, 0];
+    // SAFETY: class 103 is a structure of its length and one u32.
+    let status = unsafe { NtQuerySystemInformation(103, info.as_mut_ptr().cast(), 8, null_mut()) };
+    (status >= 0).then_some(info[1])
+}
+
+/// Whether the secure kernel runs (SystemIsolatedUserModeInformation); `None` where the system does not tell.
+pub(super) fn secure_kernel() -> Option<bool> {
+    let mut info = [0u8; 16];
+    // SAFETY: class 165 is a structure of 16 bytes.
+    let status = unsafe { NtQuerySystemInformation(165, info.as_mut_ptr().cast(), 16, null_mut()) };
+    (status >= 0).then_some(info[0] & 1 != 0)
+}
+
+/// A function of ntdll in this process that not every system has.
+fn own_ntdll(name: &std::ffi::CStr) -> Option<unsafe extern "system" fn() -> isize> {
+    // SAFETY: zero-terminated names.
+    unsafe { GetProcAddress(GetModuleHandleA(c"ntdll.dll".as_ptr().cast()), name.as_ptr().cast()) }
+}
+
+/// Whether ntdll of this process has the function.
+pub(super) fn has_ntdll(name: &std::ffi::CStr) -> bool {
+    own_ntdll(name).is_some()
+}
+
+/// Version of Windows: (major, minor, build).
+pub(super) fn windows_version() -> Option<(u32, u32, u32)> {
+    type Function = unsafe extern "system" fn(*mut u32) -> i32;
+    let found = own_ntdll(c"RtlGetVersion")?;
+    // OSVERSIONINFOW: size, major, minor, build, platform, 128 UTF-16 units.
+    let mut info = [0u32; 5 + 64];
+    info[0] = size_of::<[u32; 69]>() as u32;
+    // SAFETY: the function's documented signature; `info` states its size.
+    let status =
+        unsafe { std::mem::transmute::<unsafe extern "system" fn() -> isize, Function>(found)(info.as_mut_ptr()) };
+    (status >= 0).then_some((info[1], info[2], info[3]))
 }
 
 /// ReadProcessMemory.
