@@ -138,7 +138,7 @@ fn each_rule_forbids_what_it_is_for() {
         ("chain.support.none", &full, "2026-04-14", b(&|b| b.supported_until = time("2026-04-14"))),
     ];
     let mut seen = BTreeSet::from([
-        // Of the bytes of patches: the tests of the command line have them.
+        // Of the bytes of patches, which the tests of the command line have.
         "chain.not_equal",
         "chain.needs_predecessor",
         "chain.patch.other",

@@ -5,5 +5,6 @@
 mod documents;
 mod machines;
 mod pipeline;
+mod proof;
 mod vendor;
 mod year;
