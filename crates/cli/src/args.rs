@@ -100,7 +100,18 @@ pub struct PdbArgs {
 pub enum DiffFormat {
     Text,
     Json,
+    /// One page that needs nothing from elsewhere: listings and control-flow graphs side by side.
     Html,
+    /// SARIF 2.1.0, for code review tools.
+    Sarif,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BuildFormat {
+    Text,
+    Json,
+    /// SARIF 2.1.0, for code review tools.
+    Sarif,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -179,8 +190,8 @@ pub struct BuildArgs {
     #[arg(long, value_name = "F")]
     pub report: Option<PathBuf>,
     /// Output format of the report on stdout.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t = BuildFormat::Text)]
+    pub format: BuildFormat,
     /// Stop at the verdict and write no patch.
     #[arg(long)]
     pub dry_run: bool,

@@ -1,6 +1,6 @@
 //! `hotgraft build`: verdict, plan, hotpatch image, residual check.
 
-use crate::args::{BuildArgs, Format, ReachArg, Stage};
+use crate::args::{BuildArgs, BuildFormat, ReachArg, Stage};
 use crate::make::{Made, Pair, make};
 use crate::output::{self, Exit, Stop, Terminal};
 use anyhow::{Context, Result};
@@ -256,8 +256,13 @@ fn finish(args: &BuildArgs, report: &Report<'_>, verdict: &Verdict, old: &Progra
         return Ok(());
     }
     match args.format {
-        Format::Json => output::write_bytes(Path::new("-"), &output::json(report)?),
-        Format::Text => output::print_text(&text(report, verdict, old)),
+        BuildFormat::Json => output::write_bytes(Path::new("-"), &output::json(report)?),
+        BuildFormat::Sarif => {
+            let image = crate::sarif::image(old);
+            let findings = crate::sarif::findings(&image, verdict, &args.accept);
+            output::write_bytes(Path::new("-"), &crate::sarif::document(findings)?)
+        }
+        BuildFormat::Text => output::print_text(&text(report, verdict, old)),
     }
 }
 

@@ -43,6 +43,10 @@ pub fn run(args: &DiffArgs, terminal: &Terminal) -> Result<Exit> {
         DiffFormat::Html => {
             output::write_bytes(&args.output, crate::html::page(&old, &new, &comparison)?.as_bytes())?;
         }
+        DiffFormat::Sarif => {
+            let findings = crate::sarif::differences(&old, &new, &comparison);
+            output::write_bytes(&args.output, &crate::sarif::document(findings)?)?;
+        }
     }
     Ok(exit)
 }

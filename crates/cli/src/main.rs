@@ -10,6 +10,7 @@ mod live;
 mod make;
 mod output;
 mod release;
+mod sarif;
 mod sign;
 mod trust;
 mod verify;

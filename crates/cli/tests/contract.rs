@@ -1,5 +1,10 @@
 //! The command line's contract: exit codes, JSON by schema, nothing half-written, one clear message for bad input.
 
+#[path = "contract/html.rs"]
+mod html;
+#[path = "contract/sarif.rs"]
+mod sarif;
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

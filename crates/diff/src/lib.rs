@@ -23,6 +23,7 @@ mod code;
 pub mod comparison;
 mod equal;
 mod fixpoint;
+pub mod graph;
 pub mod label;
 mod matching;
 mod modules;

@@ -201,8 +201,8 @@ pub fn add_hotpatch(args: &AddHotpatchArgs, terminal: &Terminal) -> Result<Exit>
     drop(progress);
     if let Some(path) = &args.sarif {
         let findings =
-            judged.iter().flat_map(|(image, judged)| judged.verdict.findings.iter().map(|f| finding(image, f)));
-        output::write_bytes(path, &hotgraft_release::documents::sarif::verdicts(findings, env!("CARGO_PKG_VERSION"))?)?;
+            judged.iter().flat_map(|(image, judged)| crate::sarif::findings(image, &judged.verdict, &args.accept));
+        output::write_bytes(path, &crate::sarif::document(findings)?)?;
     }
     let id = args.facts.id.as_str();
     let mut added = Added {
@@ -272,25 +272,6 @@ pub fn add_hotpatch(args: &AddHotpatchArgs, terminal: &Terminal) -> Result<Exit>
     (added.kind, added.restart) = ("hotpatch", false);
     say(args.format, &added)?;
     Ok(Exit::Done)
-}
-
-fn finding(image: &str, finding: &hotgraft_packager::Finding) -> hotgraft_release::documents::sarif::Finding {
-    use hotgraft_packager::Outcome;
-    use hotgraft_release::documents::sarif::{Finding, Judgement};
-    Finding {
-        image: image.to_owned(),
-        key: finding.key.to_owned(),
-        why: hotgraft_packager::rules::explain(finding.key).map(|rule| rule.why.to_owned()),
-        judgement: match finding.outcome {
-            Outcome::Patch => Judgement::Patch,
-            Outcome::Condition => Judgement::Condition,
-            Outcome::Refuse => Judgement::Refuse,
-            Outcome::Harmless => Judgement::Harmless,
-        },
-        subject: finding.subject.clone(),
-        text: finding.text.clone(),
-        source: finding.source.clone(),
-    }
 }
 
 /// The new images of a release that needs a restart, and those of the last baseline that it does not change.

@@ -1,4 +1,5 @@
-//! SARIF 2.1.0 for verdicts: a refusal is an error, a condition is for somebody to review, a patched change passes.
+//! SARIF 2.1.0 for verdicts and differences: a refusal is an error, a condition or a difference is for somebody to
+//! review, a patched change passes.
 
 use crate::canonical;
 use crate::error::Result;
@@ -16,9 +17,11 @@ pub enum Judgement {
     Refuse,
     /// It makes no difference.
     Harmless,
+    /// The two builds differ; nobody has judged it.
+    Difference,
 }
 
-/// A finding of a verdict.
+/// A finding of a verdict, or a difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Image.
@@ -27,6 +30,8 @@ pub struct Finding {
     pub key: String,
     /// Why there is the rule.
     pub why: Option<String>,
+    /// What to do, if the rule knows.
+    pub help: Option<String>,
     /// What it says.
     pub judgement: Judgement,
     /// Function or object.
@@ -35,6 +40,8 @@ pub struct Finding {
     pub text: String,
     /// `FILE:LINE`, if known.
     pub source: Option<String>,
+    /// True for a condition that somebody accepted by name.
+    pub accepted: bool,
 }
 
 /// The document.
@@ -48,18 +55,28 @@ pub fn verdicts(findings: impl IntoIterator<Item = Finding>, tool: &str) -> Resu
         rules.entry(&finding.key).or_insert(finding);
     }
     let index: BTreeMap<&str, usize> = rules.keys().enumerate().map(|(index, key)| (*key, index)).collect();
-    let results: Vec<Value> = findings.iter().map(|finding| result(finding, index.get(finding.key.as_str()))).collect();
+    // A function can have several differences of one kind; a fingerprint is for one.
+    let mut seen: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
+    let mut results: Vec<Value> = Vec::with_capacity(findings.len());
+    for finding in &findings {
+        let nth = seen.entry((&finding.image, &finding.key, &finding.subject)).or_default();
+        results.push(result(finding, index.get(finding.key.as_str()), *nth));
+        *nth += 1;
+    }
     let rules: Vec<Value> = rules
         .values()
         .map(|finding| {
             let why = finding.why.clone().unwrap_or_else(|| finding.key.clone());
-            json!({
+            let mut rule = json!({
                 "id": finding.key,
                 "name": pascal(&finding.key),
                 "shortDescription": { "text": sentence(&finding.key.replace(['.', '_'], " ")) },
                 "fullDescription": { "text": sentence(&why) },
-                "help": { "text": format!("`hotgraft build --explain {}` says what to do.", finding.key) },
-            })
+            });
+            if let Some(help) = &finding.help {
+                rule["help"] = json!({ "text": sentence(help) });
+            }
+            rule
         })
         .collect();
     canonical::pretty(&json!({
@@ -86,10 +103,10 @@ fn pascal(key: &str) -> String {
     key.split(['.', '_']).map(word).collect()
 }
 
-fn result(finding: &Finding, index: Option<&usize>) -> Value {
+fn result(finding: &Finding, index: Option<&usize>, nth: usize) -> Value {
     let (kind, level) = match finding.judgement {
         Judgement::Refuse => ("fail", "error"),
-        Judgement::Condition => ("review", "none"),
+        Judgement::Condition | Judgement::Difference => ("review", "none"),
         Judgement::Patch => ("pass", "none"),
         Judgement::Harmless => ("informational", "none"),
     };
@@ -110,7 +127,10 @@ fn result(finding: &Finding, index: Option<&usize>) -> Value {
         }
         None => json!({ "artifactLocation": { "uri": super::escaped(&finding.image) } }),
     };
-    let fingerprint = format!("{}\n{}\n{}", finding.image, finding.key, finding.subject);
+    let mut fingerprint = format!("{}\n{}\n{}", finding.image, finding.key, finding.subject);
+    if nth > 0 {
+        fingerprint.push_str(&format!("\n{nth}"));
+    }
     let mut result = json!({
         "ruleId": finding.key,
         "kind": kind,
@@ -124,6 +144,10 @@ fn result(finding: &Finding, index: Option<&usize>) -> Value {
     });
     if let Some(index) = index {
         result["ruleIndex"] = (*index).into();
+    }
+    if finding.accepted {
+        let how = format!("Accepted by name: --accept {}.", finding.key);
+        result["suppressions"] = json!([{ "kind": "external", "status": "accepted", "justification": how }]);
     }
     result
 }
