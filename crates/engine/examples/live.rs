@@ -49,8 +49,10 @@ mod live {
         Ok(())
     }
 
+    type Snapshot = Vec<(Region, Vec<u8>)>;
+
     /// Protection of every page of the patched image, and the bytes of those that cannot be written.
-    fn snapshot(pid: u32, patch: &PatchFile) -> Result<Vec<(Region, Vec<u8>)>, Box<dyn Error>> {
+    fn snapshot(pid: u32, patch: &PatchFile) -> Result<Snapshot, Box<dyn Error>> {
         let space = LiveProcess::open(pid, Access::Query)?;
         let base = find_base(&space, patch.graft())?;
         let mut all = Vec::new();
@@ -121,8 +123,8 @@ mod live {
                 faults::plan(Some((number.parse()?, Fault::Kill)));
                 change(pid.parse()?, &patch, what)?;
             }
-            ["faults", pid, file, what] => {
-                // Let every system call fail, one at a time.
+            ["faults", pid, file, what, step] => {
+                // Let every so-manieth system call fail, one at a time.
                 let patch = PatchFile::parse(&std::fs::read(file)?)?;
                 let pid = pid.parse()?;
                 let back = if *what == "apply" { "rollback" } else { "apply" };
@@ -134,15 +136,26 @@ mod live {
                     assert!(first == snapshot(pid, &patch)?, "there and back again");
                     (first, second)
                 };
+                // A patch that could not be found in memory again is placed anew: active, at another address.
+                let is_done = |now: &Snapshot| -> Result<bool, Box<dyn Error>> {
+                    let same_pages = now.iter().map(|page| &page.0).eq(with.iter().map(|page| &page.0));
+                    let space = LiveProcess::open(pid, Access::Query)?;
+                    let base = find_base(&space, patch.graft())?;
+                    let active = query(&space, Some(base))?.first().and_then(|image| image.active);
+                    Ok(match *what {
+                        "apply" => same_pages && active == Some(patch.graft().sequence),
+                        _ => *now == with && active.is_none(),
+                    })
+                };
                 let (mut failed, mut unnoticed, mut late) = (0, 0, 0);
-                for number in 1.. {
+                for number in (1..).step_by(step.parse()?) {
                     faults::plan(Some((number, Fault::Fail)));
                     let outcome = change(pid, &patch, what);
-                    let (_, at) = faults::calls();
+                    let (calls, at) = faults::calls();
                     faults::plan(None);
                     if at.is_empty() {
                         outcome?;
-                        println!("calls {} failed {failed} unnoticed {unnoticed} late {late}", number - 1);
+                        println!("calls {calls} failed {failed} unnoticed {unnoticed} late {late}");
                         change(pid, &patch, back)?;
                         return Ok(0);
                     }
@@ -151,16 +164,17 @@ mod live {
                         std::thread::sleep(Duration::from_millis(20));
                     }
                     let now = snapshot(pid, &patch)?;
+                    let done = now != without && is_done(&now)?;
                     match outcome {
                         Err(_) if now == without => failed += 1,
-                        Err(error) if now == with && at == "wait" => {
+                        Err(error) if done && at == "wait" => {
                             println!("late: {error}");
                             late += 1;
                         }
-                        Ok(()) if now == with => unnoticed += 1,
+                        Ok(()) if done => unnoticed += 1,
                         outcome => return Err(format!("call {number} ({at}): {outcome:?}").into()),
                     }
-                    if now == with {
+                    if done {
                         change(pid, &patch, back)?;
                     }
                     assert!(snapshot(pid, &patch)? == without, "call {number} ({at}): not as before");

@@ -63,6 +63,12 @@ pub fn machine() -> Vec<Check> {
             .advise("hotgraft does not need it; Windows' own hotpatches do"),
         None => unknown("machine.vbs", "virtualization-based security"),
     });
+    checks.push(if sys::has_ntdll(c"NtManageHotPatch") {
+        Check::new("machine.hotpatch", Level::Note, "this Windows also has hotpatches of its own (NtManageHotPatch)")
+            .advise("do not patch with both what belongs to Windows itself")
+    } else {
+        Check::new("machine.hotpatch", Level::Ok, "this system has no hotpatches of its own")
+    });
     match sys::code_integrity().filter(|_| !wine) {
         Some(options) => {
             checks.push(if options & HVCI_ENABLED != 0 {
