@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <winsock2.h>
 #include <windows.h>
 
 #define EXPORT __declspec(dllexport)
@@ -36,6 +37,38 @@ FUNCTION int hold(int value)
         Sleep(1);
     return value;
 }
+
+// A request of ordinary size: a hash over what was sent. It refers to nothing, so that a copy of it runs anywhere.
+FUNCTION unsigned request(const unsigned char *bytes, int size)
+{
+    unsigned hash = 2166136261u;
+    for (int i = 0; i < size; i++)
+        hash = (hash ^ bytes[i]) * 16777619u;
+    return hash;
+}
+
+// Calls itself; the innermost call waits while `held`.
+FUNCTION int deep(int value)
+{
+    if (value == 0)
+        return hold(0);
+    return deep(value - 1) + 1;
+}
+
+// Its first byte is the last of a page.
+EXPORT int crossing(int value);
+__asm__(".text\n"
+        ".balign 4096\n"
+        ".skip 4095, 0x90\n"
+        ".globl crossing\n"
+        "crossing:\n"
+        "leal 1(%rcx,%rcx), %eax\n" // Over the end of the page.
+        "subl $1, %eax\n"
+        "ret\n"
+        ".skip 8, 0xcc\n"
+        ".section .drectve\n"
+        ".ascii \" -export:crossing\"\n"
+        ".text\n");
 
 int main(int count, char **arguments);
 
@@ -92,9 +125,12 @@ static DWORD WINAPI keep_loader(void *argument)
     return 0;
 }
 
+// What each worker has done.
+static volatile LONG rounds[64];
+
 static DWORD WINAPI work(void *argument)
 {
-    int value = (int)(INT_PTR)argument;
+    int value = (int)(INT_PTR)argument, worker = value / 1000 % 64;
     while (!stop) {
         int one = answer(value), two = twice(value);
         if (one != value + 1 && one != value + 2)
@@ -102,6 +138,7 @@ static DWORD WINAPI work(void *argument)
         if (two != value * 2 && two != value * 3)
             InterlockedIncrement(&wrong);
         InterlockedIncrement64(&total);
+        rounds[worker]++;
         value = (value + 1) & 0xfffff;
         // A request server waits for requests: paced, the workers rest after each batch; else they never do.
         if (paced && value % 200 == 0)
@@ -115,9 +152,85 @@ static DWORD WINAPI keep(void *argument)
     return hold((int)(INT_PTR)argument);
 }
 
+static DWORD WINAPI dive(void *argument)
+{
+    int result = deep((int)(INT_PTR)argument);
+    sink = result;
+    printf("dived %d\n", result);
+    fflush(stdout);
+    return 0;
+}
+
+typedef int (*Answer)(int);
+
+static DWORD WINAPI serve(void *argument)
+{
+    SOCKET client = (SOCKET)argument;
+    int value, done;
+    while ((done = recv(client, (char *)&value, sizeof(value), MSG_WAITALL)) == sizeof(value)) {
+        value = answer(value);
+        InterlockedIncrement64(&total);
+        if (send(client, (const char *)&value, sizeof(value), 0) != sizeof(value))
+            break;
+    }
+    closesocket(client);
+    return 0;
+}
+
+// A thread for each connection.
+static DWORD WINAPI listen_for_clients(void *argument)
+{
+    for (;;) {
+        SOCKET client = accept((SOCKET)argument, NULL, NULL);
+        if (client == INVALID_SOCKET)
+            return 0;
+        BOOL on = TRUE;
+        setsockopt(client, IPPROTO_TCP, TCP_NODELAY, (const char *)&on, sizeof(on));
+        CreateThread(NULL, 0, serve, (void *)client, 0, NULL);
+    }
+}
+
+static int open_port(void)
+{
+    WSADATA data;
+    struct sockaddr_in at = {0};
+    int size = sizeof(at);
+    WSAStartup(MAKEWORD(2, 2), &data);
+    SOCKET listener = socket(AF_INET, SOCK_STREAM, 0);
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (bind(listener, (struct sockaddr *)&at, size) || listen(listener, 64))
+        return -1;
+    getsockname(listener, (struct sockaddr *)&at, &size);
+    CreateThread(NULL, 0, listen_for_clients, (void *)listener, 0, NULL);
+    return ntohs(at.sin_port);
+}
+
+// Nanoseconds for one request of 1 KiB, the best of several rounds.
+static double time_of_request(void)
+{
+    static unsigned char bytes[1024];
+    LARGE_INTEGER start, end, frequency;
+    double best = 1e18;
+    QueryPerformanceFrequency(&frequency);
+    for (int round = 0; round < 40; round++) {
+        QueryPerformanceCounter(&start);
+        for (int i = 0; i < 5000; i++) {
+            bytes[i & 1023] = (unsigned char)i;
+            sink = (LONG)request(bytes, sizeof(bytes));
+        }
+        QueryPerformanceCounter(&end);
+        double time = (end.QuadPart - start.QuadPart) * 1e9 / frequency.QuadPart / 5000;
+        if (time < best)
+            best = time;
+    }
+    return best;
+}
+
 int main(int count, char **arguments)
 {
     char line[64];
+    HMODULE plugin = NULL;
     int threads = count > 1 ? atoi(arguments[1]) : 8;
     paced = count > 2;
     HANDLE *all = calloc(threads, sizeof(HANDLE));
@@ -162,6 +275,41 @@ int main(int count, char **arguments)
             printf("total %lld wrong %ld hits %ld\n", total - before, wrong, hits);
             break;
         }
+        case 'w': {
+            // Does every worker get on?
+            LONG before[64], waiting = threads;
+            memcpy(before, (void *)rounds, sizeof(before));
+            for (int i = 0; i < 300 && waiting; i++) {
+                Sleep(i ? 20 : 1);
+                waiting = 0;
+                for (int worker = 0; worker < threads && worker < 64; worker++)
+                    waiting += rounds[worker] == before[worker];
+            }
+            printf("waiting %ld\n", waiting);
+            break;
+        }
+        case 'r':
+            CreateThread(NULL, 0, dive, (void *)40, 0, NULL);
+            while (!held)
+                Sleep(1);
+            printf("deep\n");
+            break;
+        case 's':
+            printf("port %d\n", open_port());
+            break;
+        case 't':
+            printf("request %.2f\n", time_of_request());
+            break;
+        case 'p':
+            printf("crossing %d\n", crossing(10));
+            break;
+        case 'd':
+            plugin = LoadLibraryA("plugin.dll");
+            printf("plugin %d\n", plugin ? ((Answer)(void *)GetProcAddress(plugin, "plugged"))(10) : -1);
+            break;
+        case 'u':
+            printf("unloaded %d\n", FreeLibrary(plugin) && !GetModuleHandleA("plugin.dll"));
+            break;
         case 'q':
             stop = 1;
             for (int i = 0; i < threads; i++)

@@ -73,6 +73,8 @@ pub enum Command {
     Rollback(RollbackArgs),
     /// Tell the patch state as read from memory.
     Status(StatusArgs),
+    /// Keep processes patched: when they start, and when they load the image.
+    Watch(WatchArgs),
     /// Tell whether images, this machine and a process can be hotpatched, and what to do where not.
     Doctor(DoctorArgs),
     /// Baselines, hotpatches, chains, plans, and documents for compliance.
@@ -444,6 +446,9 @@ pub struct RunArgs {
     /// Load patches that nobody signed (for trials; a policy can forbid it).
     #[arg(long)]
     pub allow_unsigned: bool,
+    /// Audit record, JSON lines (default: HOTGRAFT_AUDIT, else %ProgramData%\\hotgraft\\audit.jsonl where it can be written).
+    #[arg(long, value_name = "F")]
+    pub audit: Option<PathBuf>,
     /// Program and its arguments.
     #[arg(last = true, required = true, value_name = "PROGRAM ARGS")]
     pub program: Vec<std::ffi::OsString>,
@@ -465,6 +470,9 @@ pub struct ApplyArgs {
     /// Give up when no safe moment was found in this time.
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     pub timeout: u64,
+    /// Audit record, JSON lines (default: HOTGRAFT_AUDIT, else %ProgramData%\\hotgraft\\audit.jsonl where it can be written).
+    #[arg(long, value_name = "F")]
+    pub audit: Option<PathBuf>,
     /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -483,6 +491,9 @@ pub struct RollbackArgs {
     /// Give up when no safe moment was found in this time.
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     pub timeout: u64,
+    /// Audit record, JSON lines (default: HOTGRAFT_AUDIT, else %ProgramData%\\hotgraft\\audit.jsonl where it can be written).
+    #[arg(long, value_name = "F")]
+    pub audit: Option<PathBuf>,
     /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -527,4 +538,49 @@ pub struct DoctorArgs {
     /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        hotgraft watch --catalog patches --trust root.pem\n  \
+        hotgraft watch --catalog patches --trust root.pem --program service.exe --format json\n  \
+        hotgraft watch --catalog catalog --root root.json --state seen.json --policy policy.toml\n  \
+        hotgraft watch --catalog patches --trust root.pem --once\n\n\
+        DIR is a folder of patches, or with --root or --state a published catalog: then only what it lists and has not\n\
+        revoked counts. It is read again when it changes. Of several patches for an image the highest sequence that is\n\
+        trusted is applied. What an operator rolls back stays so until the watch is started again.\n\n\
+        Exit codes: 0 ended by Ctrl-C, or --once and everything is patched; 1 --once and something is not.")]
+pub struct WatchArgs {
+    /// Folder of patches, or catalog.
+    #[arg(long, value_name = "DIR")]
+    pub catalog: PathBuf,
+    /// The first root of the catalog, got by another way than the catalog.
+    #[arg(long, value_name = "F")]
+    pub root: Option<PathBuf>,
+    /// What this machine remembers of the catalog; it is written when all is in order.
+    #[arg(long, value_name = "F")]
+    pub state: Option<PathBuf>,
+    /// Only processes of this program (file name); may be given several times (default: all).
+    #[arg(long, value_name = "NAME")]
+    pub program: Vec<String>,
+    /// Load patches that nobody signed (for trials; a policy can forbid it).
+    #[arg(long)]
+    pub allow_unsigned: bool,
+    /// How often to look for processes and images.
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub poll: u64,
+    /// For how long one attempt may look for a safe moment.
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    pub timeout: u64,
+    /// Look once and end.
+    #[arg(long)]
+    pub once: bool,
+    /// Audit record, JSON lines (default: HOTGRAFT_AUDIT, else %ProgramData%\\hotgraft\\audit.jsonl where it can be written).
+    #[arg(long, value_name = "F")]
+    pub audit: Option<PathBuf>,
+    /// Output format; JSON is one line of the audit record for every outcome.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    #[command(flatten)]
+    pub trust: TrustArgs,
 }

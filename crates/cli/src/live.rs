@@ -1,16 +1,23 @@
-//! `run`, `apply`, `rollback` and `status`: on live processes, where there are any.
+//! `run`, `apply`, `rollback`, `status` and `watch`: on live processes, where there are any.
 
+#[cfg(any(windows, test))]
+mod audit;
+mod catalog;
+#[cfg(windows)]
+mod watch;
 #[cfg(windows)]
 mod windows;
+#[cfg(windows)]
+pub use watch::watch;
 #[cfg(windows)]
 pub use windows::{apply, rollback, run, status};
 
 #[cfg(not(windows))]
-pub use elsewhere::{apply, rollback, run, status};
+pub use elsewhere::{apply, rollback, run, status, watch};
 
 #[cfg(not(windows))]
 mod elsewhere {
-    use crate::args::{ApplyArgs, RollbackArgs, RunArgs, StatusArgs};
+    use crate::args::{ApplyArgs, RollbackArgs, RunArgs, StatusArgs, WatchArgs};
     use crate::output::{self, Exit, Stop, Terminal};
     use anyhow::{Context, Result};
     use hotgraft_engine::PatchFile;
@@ -52,5 +59,12 @@ mod elsewhere {
     /// Run the command.
     pub fn status(_: &StatusArgs, _: &Terminal) -> Result<Exit> {
         Err(no_processes("status"))
+    }
+
+    /// Run the command.
+    pub fn watch(args: &WatchArgs, _: &Terminal) -> Result<Exit> {
+        crate::trust::policy(&args.trust)?;
+        super::catalog::Patches::new(args).read()?;
+        Err(no_processes("watch"))
     }
 }

@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         Command::Apply(args) => live::apply(&args, &terminal),
         Command::Rollback(args) => live::rollback(&args, &terminal),
         Command::Status(args) => live::status(&args, &terminal),
+        Command::Watch(args) => live::watch(&args, &terminal),
         Command::Doctor(args) => doctor::run(&args, &terminal),
         Command::Release(args) => release::run(&args, &terminal),
         Command::Completions { shell } => {

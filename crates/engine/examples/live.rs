@@ -18,9 +18,12 @@ mod live {
     use std::process::{Command, ExitCode};
     use std::time::Duration;
 
+    use hotgraft_engine::windows::faults::{self, Fault};
+    use hotgraft_engine::windows::watch::{Observer, Subject, Watch};
     use hotgraft_engine::windows::{Access, LiveProcess, RunOptions, processes, run};
     use hotgraft_engine::{
-        ApplyOptions, PatchFile, Phase, RollbackOptions, Trust, apply, assess, find_base, query, rollback,
+        AddressSpace, Applied, ApplyError, ApplyOptions, PatchFile, Phase, Protection, Region, RollbackOptions, Trust,
+        apply, assess, find_base, query, rollback,
     };
 
     /// HOTGRAFT_KILL=phase: die before that phase, as a killed process does.
@@ -33,6 +36,33 @@ mod live {
 
     fn options() -> ApplyOptions<'static> {
         ApplyOptions { trust: Trust::trial(), time_limit: Duration::from_millis(500), hook: &hook }
+    }
+
+    /// Apply or roll back.
+    fn change(pid: u32, patch: &PatchFile, what: &str) -> Result<(), Box<dyn Error>> {
+        let mut space = LiveProcess::open(pid, Access::Change)?;
+        let base = find_base(&space, patch.graft())?;
+        match what {
+            "apply" => drop(apply(&mut space, base, patch, &options())?),
+            _ => drop(rollback(&mut space, base, &RollbackOptions::default())?),
+        }
+        Ok(())
+    }
+
+    type Snapshot = Vec<(Region, Vec<u8>)>;
+
+    /// Protection of every page of the patched image, and the bytes of those that cannot be written.
+    fn snapshot(pid: u32, patch: &PatchFile) -> Result<Snapshot, Box<dyn Error>> {
+        let space = LiveProcess::open(pid, Access::Query)?;
+        let base = find_base(&space, patch.graft())?;
+        let mut all = Vec::new();
+        for region in space.regions()?.into_iter().filter(|region| region.allocation == base) {
+            let code = region.protection == Protection::ReadExecute;
+            let mut bytes = vec![0; if code { region.size as usize } else { 0 }];
+            space.read(region.address, &mut bytes)?;
+            all.push((region, bytes));
+        }
+        Ok(all)
     }
 
     pub fn main() -> ExitCode {
@@ -87,6 +117,101 @@ mod live {
                     println!("{}", rollback(&mut space, base, &RollbackOptions::default())?.pause.as_micros());
                 }
             }
+            ["fault", pid, file, what, number] => {
+                // End at the given system call, as if killed.
+                let patch = PatchFile::parse(&std::fs::read(file)?)?;
+                faults::plan(Some((number.parse()?, Fault::Kill)));
+                change(pid.parse()?, &patch, what)?;
+            }
+            ["faults", pid, file, what, step] => {
+                // Let every so-manieth system call fail, one at a time.
+                let patch = PatchFile::parse(&std::fs::read(file)?)?;
+                let pid = pid.parse()?;
+                let back = if *what == "apply" { "rollback" } else { "apply" };
+                let (without, with) = {
+                    let first = snapshot(pid, &patch)?;
+                    change(pid, &patch, what)?;
+                    let second = snapshot(pid, &patch)?;
+                    change(pid, &patch, back)?;
+                    assert!(first == snapshot(pid, &patch)?, "there and back again");
+                    (first, second)
+                };
+                // A patch that could not be found in memory again is placed anew: active, at another address.
+                let is_done = |now: &Snapshot| -> Result<bool, Box<dyn Error>> {
+                    let same_pages = now.iter().map(|page| &page.0).eq(with.iter().map(|page| &page.0));
+                    let space = LiveProcess::open(pid, Access::Query)?;
+                    let base = find_base(&space, patch.graft())?;
+                    let active = query(&space, Some(base))?.first().and_then(|image| image.active);
+                    Ok(match *what {
+                        "apply" => same_pages && active == Some(patch.graft().sequence),
+                        _ => *now == with && active.is_none(),
+                    })
+                };
+                let (mut failed, mut unnoticed, mut late) = (0, 0, 0);
+                for number in (1..).step_by(step.parse()?) {
+                    faults::plan(Some((number, Fault::Fail)));
+                    let outcome = change(pid, &patch, what);
+                    let (calls, at) = faults::calls();
+                    faults::plan(None);
+                    if at.is_empty() {
+                        outcome?;
+                        println!("calls {calls} failed {failed} unnoticed {unnoticed} late {late}");
+                        change(pid, &patch, back)?;
+                        return Ok(0);
+                    }
+                    // The agent may still do what it was asked for.
+                    if at == "wait" {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    let now = snapshot(pid, &patch)?;
+                    let done = now != without && is_done(&now)?;
+                    match outcome {
+                        Err(_) if now == without => failed += 1,
+                        Err(error) if done && at == "wait" => {
+                            println!("late: {error}");
+                            late += 1;
+                        }
+                        Ok(()) if done => unnoticed += 1,
+                        outcome => return Err(format!("call {number} ({at}): {outcome:?}").into()),
+                    }
+                    if done {
+                        change(pid, &patch, back)?;
+                    }
+                    assert!(snapshot(pid, &patch)? == without, "call {number} ({at}): not as before");
+                }
+            }
+            ["watch", program, passes, files @ ..] => {
+                // So many passes, 50 ms apart; every outcome is a line.
+                struct Print;
+                impl Observer for Print {
+                    type Stop = std::convert::Infallible;
+                    fn before(&mut self, _: Subject<'_>) -> Result<(), Self::Stop> {
+                        Ok(())
+                    }
+                    fn after(
+                        &mut self,
+                        of: Subject<'_>,
+                        outcome: &Result<Applied, ApplyError>,
+                    ) -> Result<(), Self::Stop> {
+                        match outcome {
+                            Ok(done) => println!("{} patched with {}", of.program, done.sequence),
+                            Err(error) => println!("{} not patched: {error}", of.program),
+                        }
+                        Ok(())
+                    }
+                }
+                let patches = files.iter().map(|file| Ok(PatchFile::parse(&std::fs::read(file)?)?)).collect::<Result<
+                    Vec<_>,
+                    Box<dyn Error>,
+                >>(
+                )?;
+                let mut watch = Watch::new();
+                for _ in 0..passes.parse::<u32>()? {
+                    let Ok(pass) = watch.pass(&patches, &[(*program).to_owned()], &options(), &mut Print)?;
+                    println!("pass {} {}", pass.patched, pass.unpatched);
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
             ["find", name] => {
                 for process in processes()?.iter().filter(|process| process.name.eq_ignore_ascii_case(name)) {
                     println!("{}", process.pid);
@@ -94,7 +219,7 @@ mod live {
             }
             ["run", file, program, rest @ ..] => {
                 let patch = PatchFile::parse(&std::fs::read(file)?)?;
-                let options = RunOptions { apply: options(), poll: Duration::from_millis(5) };
+                let options = RunOptions { apply: options(), poll: Duration::from_millis(5), told: &|_, _, _| () };
                 let report = run(Command::new(program).args(rest), &[patch], &options)?;
                 eprintln!("applied {}", report.applied.iter().flatten().count());
                 return Ok(report.exit_code as u8);

@@ -1,15 +1,18 @@
 //! The live commands of the Windows build.
 
+use super::audit::{Attempt, Audit, Details, Outcome};
 use crate::args::{ApplyArgs, Format, RollbackArgs, RunArgs, StatusArgs};
 use crate::output::{self, Exit, Stop, Terminal};
 use crate::trust::{policy, provenance_beside};
 use anyhow::{Context, Result};
 use hotgraft_engine::windows::{Access, LiveProcess, RunError, RunOptions, processes};
 use hotgraft_engine::{
-    AddressSpace, ApplyError, ApplyOptions, ImageStatus, PatchFile, RollbackOptions, State, Trust, find_base, query,
+    AddressSpace, Applied, ApplyError, ApplyOptions, ImageStatus, PatchFile, RollbackOptions, State, Trust, find_base,
+    query,
 };
 use hotgraft_signer::{TrustPolicy, UnixTime};
 use serde::Serialize;
+use std::cell::Cell;
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
@@ -33,12 +36,12 @@ struct ProcessReport {
     images: Vec<ImageStatus>,
 }
 
-fn patch_file(path: &Path) -> Result<PatchFile> {
+pub(super) fn patch_file(path: &Path) -> Result<PatchFile> {
     let patch = PatchFile::parse(&output::read(path)?).with_context(|| path.display().to_string())?;
     Ok(patch.with_provenance(provenance_beside(path)?))
 }
 
-fn trust<'a>(policy: Option<&'a TrustPolicy>, allow_unsigned: bool, terminal: &Terminal) -> Trust<'a> {
+pub(super) fn trust<'a>(policy: Option<&'a TrustPolicy>, allow_unsigned: bool, terminal: &Terminal) -> Trust<'a> {
     if allow_unsigned {
         terminal.warning("--allow-unsigned: signatures are not demanded; for trials only");
     }
@@ -86,11 +89,24 @@ pub fn apply(args: &ApplyArgs, terminal: &Terminal) -> Result<Exit> {
         time_limit: Duration::from_millis(args.timeout),
         ..ApplyOptions::default()
     };
-    let mut space = open(args.pid, Access::Change)?;
     let about = format!("process {}", args.pid);
-    let base = find_base(&space, patch.graft()).map_err(|e| stop(&e, &about))?;
-    let applied = hotgraft_engine::apply(&mut space, base, &patch, &options).map_err(|e| stop(&e, &about))?;
-    drop(space);
+    let audit = Audit::open(args.audit.as_deref(), terminal)?;
+    let attempt =
+        Attempt { allow_unsigned: args.allow_unsigned, ..attempt_on("apply", args.pid) }.with(&args.patch, &patch);
+    let begun = audit.begin(&attempt)?;
+    let outcome = (|| {
+        let mut space = LiveProcess::open(args.pid, Access::Change)?;
+        let base = find_base(&space, patch.graft())?;
+        hotgraft_engine::apply(&mut space, base, &patch, &options)
+    })();
+    let applied = match outcome {
+        Ok(applied) => applied,
+        Err(error) => {
+            audit.end_with(&begun, &attempt, &error)?;
+            return Err(stop(&error, &about));
+        }
+    };
+    audit.end(&begun, &attempt, Outcome::Done, &Details::from(&applied))?;
     match args.format {
         Format::Json => {
             let value = serde_json::json!({
@@ -129,28 +145,61 @@ pub fn apply(args: &ApplyArgs, terminal: &Terminal) -> Result<Exit> {
 }
 
 /// Run the command.
-pub fn rollback(args: &RollbackArgs, _: &Terminal) -> Result<Exit> {
+pub fn rollback(args: &RollbackArgs, terminal: &Terminal) -> Result<Exit> {
     let wanted = args.patch.as_deref().map(patch_file).transpose()?;
     let about = format!("process {}", args.pid);
-    let mut space = open(args.pid, Access::Change)?;
     let options = RollbackOptions {
         sequence: wanted.as_ref().map(|p| p.graft().sequence),
         time_limit: Duration::from_millis(args.timeout),
         ..RollbackOptions::default()
     };
-    let bases = match &wanted {
-        Some(patch) => vec![find_base(&space, patch.graft()).map_err(|e| stop(&e, &about))?],
-        None => {
-            let images = query(&space, None).map_err(|e| stop(&e, &about))?;
-            images.iter().filter(|i| is_active(i)).map(|i| i.address).collect()
+    let audit = Audit::open(args.audit.as_deref(), terminal)?;
+    let attempt = attempt_on("rollback", args.pid);
+    let attempt = match (&args.patch, &wanted) {
+        (Some(path), Some(patch)) => attempt.with(path, patch),
+        _ => attempt,
+    };
+    // Each image is an attempt of its own; what comes before any image is one as well.
+    let begun = audit.begin(&attempt)?;
+    let found = (|| {
+        let space = LiveProcess::open(args.pid, Access::Change)?;
+        let bases = match &wanted {
+            Some(patch) => vec![(find_base(&space, patch.graft())?, attempt.clone())],
+            None => {
+                let images = query(&space, None)?;
+                let active = images.iter().filter(|image| is_active(image));
+                active.map(|image| (image.address, of_image(&attempt, image))).collect()
+            }
+        };
+        if bases.is_empty() {
+            return Err(ApplyError::NotApplied("no patch is active".to_owned()));
+        }
+        Ok((space, bases))
+    })();
+    let (mut space, bases) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            audit.end_with(&begun, &attempt, &error)?;
+            return Err(stop(&error, &about));
         }
     };
-    if bases.is_empty() {
-        return Err(stop(&ApplyError::NotApplied("no patch is active".to_owned()), &about));
-    }
+    let mut begun = Some(begun);
     let mut done = Vec::new();
-    for base in bases {
-        done.push(hotgraft_engine::rollback(&mut space, base, &options).map_err(|e| stop(&e, &about))?);
+    for (base, attempt) in &bases {
+        let begun = match begun.take() {
+            Some(begun) => begun,
+            None => audit.begin(attempt)?,
+        };
+        match hotgraft_engine::rollback(&mut space, *base, &options) {
+            Ok(rolled_back) => {
+                audit.end(&begun, attempt, Outcome::Done, &Details::from(&rolled_back))?;
+                done.push(rolled_back);
+            }
+            Err(error) => {
+                audit.end_with(&begun, attempt, &error)?;
+                return Err(stop(&error, &about));
+            }
+        }
     }
     drop(space);
     match args.format {
@@ -180,6 +229,23 @@ pub fn rollback(args: &RollbackArgs, _: &Terminal) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+fn attempt_on(action: &'static str, pid: u32) -> Attempt {
+    let listed = processes().unwrap_or_default();
+    let process = listed.into_iter().find(|process| process.pid == pid).map(|process| process.name);
+    Attempt { action, pid: Some(pid), process, ..Attempt::default() }
+}
+
+/// With what memory says of the patch that is active on an image.
+fn of_image(attempt: &Attempt, image: &ImageStatus) -> Attempt {
+    let active = image.patches.iter().find(|patch| matches!(patch.state, State::Applied | State::Partial));
+    Attempt {
+        image: Some(image.name.clone()),
+        patch_sha256: active.map(|patch| patch.sha256.clone()),
+        sequence: active.map(|patch| patch.sequence),
+        ..attempt.clone()
+    }
+}
+
 fn is_active(image: &ImageStatus) -> bool {
     image.patches.iter().any(|p| matches!(p.state, State::Applied | State::Partial))
 }
@@ -190,16 +256,54 @@ pub fn run(args: &RunArgs, terminal: &Terminal) -> Result<Exit> {
     let policy = policy(&args.trust)?;
     let apply =
         ApplyOptions { trust: trust(policy.as_ref(), args.allow_unsigned, terminal), ..ApplyOptions::default() };
-    let options = RunOptions { apply, poll: Duration::from_millis(10) };
     let (program, rest) = args.program.split_first().context("a program is needed")?;
+    let audit = Audit::open(args.audit.as_deref(), terminal)?;
+    let process = Path::new(program).file_name().map(|name| name.to_string_lossy().into_owned());
+    let mut begun = Vec::new();
+    for (path, patch) in args.patch.iter().zip(&patches) {
+        let attempt = Attempt {
+            action: "run",
+            process: process.clone(),
+            allow_unsigned: args.allow_unsigned,
+            ..Attempt::default()
+        };
+        let attempt = attempt.with(path, patch);
+        begun.push((audit.begin(&attempt)?, attempt, Cell::new(false)));
+    }
+    let record_failed = Cell::new(None);
+    let told = |index: usize, pid: u32, outcome: std::result::Result<&Applied, &ApplyError>| {
+        let (begun, attempt, ended) = &begun[index];
+        ended.set(true);
+        let attempt = Attempt { pid: Some(pid), ..attempt.clone() };
+        let written = match outcome {
+            Ok(applied) => audit.end(begun, &attempt, Outcome::Done, &Details::from(applied)),
+            Err(error) => audit.end_with(begun, &attempt, error),
+        };
+        if let Err(error) = written {
+            record_failed.set(Some(error));
+        }
+    };
+    let options = RunOptions { apply, poll: Duration::from_millis(10), told: &told };
     // A bare name means the file in this folder first, as a shell here would read it.
     let here = std::env::current_dir().context("there is no current folder")?.join(program);
     let mut command = if here.is_file() { Command::new(here) } else { Command::new(program) };
     command.args(rest);
-    let report = hotgraft_engine::windows::run(&mut command, &patches, &options).map_err(|error| match &error {
+    let report = hotgraft_engine::windows::run(&mut command, &patches, &options);
+    let reason = match &report {
+        Ok(_) => "the image was never loaded".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    for (begun, attempt, _) in begun.iter().filter(|(.., ended)| !ended.get()) {
+        let outcome = if report.is_ok() { Outcome::NotNeeded } else { Outcome::Failed };
+        audit.end(begun, attempt, outcome, &Details { reason: Some(reason.clone()), ..Details::default() })?;
+    }
+    let report = report.map_err(|error| match &error {
         RunError::Apply { index, source } => stop(source, &args.patch[*index].display().to_string()),
         _ => anyhow::Error::new(error),
     })?;
+    if let Some(error) = record_failed.take() {
+        terminal.error(&error);
+    }
     for (path, applied) in args.patch.iter().zip(&report.applied) {
         match applied {
             Some(a) => terminal.detail(format!("{}: sequence {} was applied", path.display(), a.sequence)),

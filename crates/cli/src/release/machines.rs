@@ -11,6 +11,7 @@ use hotgraft_release::plan::{Plan, plan as plan_one};
 use hotgraft_release::rollout::Rollout;
 use hotgraft_release::store::{Level, Store, day_of};
 use hotgraft_release::tuf::{Client, Trusted};
+use hotgraft_release::workshop::patch_path;
 use hotgraft_release::{Catalog, Error, Time, canonical, truth};
 use hotgraft_signer::UnixTime;
 use rayon::prelude::*;
@@ -53,6 +54,29 @@ impl Opened {
     fn catalog(&self) -> Catalog {
         self.trusted.catalog.at(self.now)
     }
+}
+
+/// A patch: its name in the catalog, its bytes, and its provenance.
+pub type CurrentPatch = (String, Vec<u8>, Option<Vec<u8>>);
+
+/// The newest patches of every baseline that are not withdrawn.
+pub fn current_patches(args: &CatalogArgs) -> Result<Vec<CurrentPatch>> {
+    let opened = open(args)?;
+    let catalog = opened.catalog();
+    let mut patches = Vec::new();
+    for (_, hotpatch) in catalog.hotpatches() {
+        if catalog.revoked(&hotpatch.id).is_some() {
+            continue;
+        }
+        for patch in &hotpatch.patches {
+            let name = patch_path(hotpatch, patch);
+            let bytes = opened.trusted.target(&opened.source, &name)?;
+            let provenance = opened.trusted.target(&opened.source, &format!("{name}.intoto.json")).ok();
+            patches.push((name, bytes, provenance));
+        }
+    }
+    opened.remember(args)?;
+    Ok(patches)
 }
 
 /// `hotgraft release verify`.

@@ -3,7 +3,7 @@
 pub mod args;
 mod build;
 mod keys;
-mod machines;
+pub mod machines;
 mod pairs;
 mod vendor;
 

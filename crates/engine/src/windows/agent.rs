@@ -96,6 +96,11 @@ impl Agent {
         Ok(agent)
     }
 
+    /// False once it did not answer in time.
+    pub fn answers(&self) -> bool {
+        self.answers.get()
+    }
+
     fn word(&self, offset: u64) -> u64 {
         let mut bytes = [0; 8];
         self.shared.read(offset, &mut bytes);

@@ -21,6 +21,15 @@ fn unknown(key: &'static str, what: &str) -> Check {
     Check::new(key, Level::Unknown, format!("{what}: not known, the system does not tell"))
 }
 
+/// Wine answers some questions without knowing.
+fn is_wine() -> bool {
+    sys::has_ntdll(c"wine_get_version")
+}
+
+fn mitigation(process: &sys::Handle, policy: i32) -> Option<u32> {
+    sys::mitigation(process, policy).filter(|_| !is_wine())
+}
+
 /// Judge the machine.
 pub fn machine() -> Vec<Check> {
     let mut checks = Vec::new();
@@ -36,7 +45,7 @@ pub fn machine() -> Vec<Check> {
         ),
         Err(_) => unknown("machine.architecture", "architecture"),
     });
-    let wine = sys::has_ntdll(c"wine_get_version");
+    let wine = is_wine();
     checks.push(match sys::windows_version() {
         Some((major, minor, build)) if wine => Check::new(
             "machine.windows",
@@ -48,13 +57,19 @@ pub fn machine() -> Vec<Check> {
         }
         None => unknown("machine.windows", "version of Windows"),
     });
-    checks.push(match sys::secure_kernel() {
+    checks.push(match sys::secure_kernel().filter(|_| !wine) {
         Some(true) => Check::new("machine.vbs", Level::Ok, "virtualization-based security runs"),
         Some(false) => Check::new("machine.vbs", Level::Note, "virtualization-based security does not run")
             .advise("hotgraft does not need it; Windows' own hotpatches do"),
         None => unknown("machine.vbs", "virtualization-based security"),
     });
-    match sys::code_integrity() {
+    checks.push(if sys::has_ntdll(c"NtManageHotPatch") {
+        Check::new("machine.hotpatch", Level::Note, "this Windows also has hotpatches of its own (NtManageHotPatch)")
+            .advise("do not patch with both what belongs to Windows itself")
+    } else {
+        Check::new("machine.hotpatch", Level::Ok, "this system has no hotpatches of its own")
+    });
+    match sys::code_integrity().filter(|_| !wine) {
         Some(options) => {
             checks.push(if options & HVCI_ENABLED != 0 {
                 let text = "memory integrity (HVCI) is on: it guards code of the kernel, not that of processes";
@@ -104,7 +119,7 @@ pub fn process(pid: u32) -> super::Result<Vec<Check>> {
         }
         None => unknown("process.protected", "protection"),
     });
-    checks.push(match sys::mitigation(&process, DYNAMIC_CODE) {
+    checks.push(match mitigation(&process, DYNAMIC_CODE) {
         Some(flags) if flags & 1 != 0 => Check::new(
             "process.dynamic_code",
             Level::Blocks,
@@ -114,7 +129,7 @@ pub fn process(pid: u32) -> super::Result<Vec<Check>> {
         Some(_) => Check::new("process.dynamic_code", Level::Ok, "new code may be made in it"),
         None => unknown("process.dynamic_code", "arbitrary code guard (ACG)"),
     });
-    checks.push(match sys::mitigation(&process, SIGNATURE) {
+    checks.push(match mitigation(&process, SIGNATURE) {
         Some(flags) if flags & 7 != 0 => {
             let text = "loads only DLLs of certain signers: patches are not loaded as DLLs, but their new imports are";
             Check::new("process.signature", Level::Limits, text)
@@ -123,14 +138,14 @@ pub fn process(pid: u32) -> super::Result<Vec<Check>> {
         Some(_) => Check::new("process.signature", Level::Ok, "loads DLLs of any signer"),
         None => unknown("process.signature", "signers of DLLs"),
     });
-    checks.push(match sys::mitigation(&process, FLOW_GUARD) {
+    checks.push(match mitigation(&process, FLOW_GUARD) {
         Some(flags) if flags & 1 != 0 => {
             Check::new("process.cfg", Level::Ok, "control-flow guard is on: call targets of patches are registered")
         }
         Some(_) => Check::new("process.cfg", Level::Ok, "control-flow guard is off"),
         None => unknown("process.cfg", "control-flow guard"),
     });
-    checks.push(match sys::mitigation(&process, SHADOW_STACK) {
+    checks.push(match mitigation(&process, SHADOW_STACK) {
         Some(flags) if flags & 1 != 0 => {
             Check::new("process.cet", Level::Ok, "shadow stacks are on: redirects are jumps and keep them intact")
         }

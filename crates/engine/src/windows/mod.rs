@@ -1,17 +1,21 @@
 //! A live Windows process as an [`AddressSpace`]. `docs/engine-on-windows.md` describes how it works and why.
 
 mod agent;
+pub mod audit;
 pub mod doctor;
 mod exports;
+#[cfg(feature = "faults")]
+pub mod faults;
 mod run;
 mod stub;
 mod sys;
+pub mod watch;
 
 use std::collections::BTreeMap;
 
 use agent::{Agent, Suspended};
 use exports::Export;
-pub use run::{RunError, RunOptions, RunReport, run};
+pub use run::{RunError, RunOptions, RunReport, Told, run};
 use sys::{Handle, Result, access};
 
 use crate::memory::MappedImage;
@@ -67,6 +71,14 @@ pub fn processes() -> Result<Vec<Process>> {
     let mut all: Vec<Process> = sys::processes()?.into_iter().map(|(pid, name)| Process { pid, name }).collect();
     all.sort_by_key(|process| process.pid);
     Ok(all)
+}
+
+/// Path (UTF-16) of the image of this process that holds an address.
+///
+/// # Errors
+/// What the system says; none holds it.
+pub fn own_path(address: u64) -> std::io::Result<Vec<u16>> {
+    sys::path_of_own(address)
 }
 
 fn refused<T>(operation: &'static str, address: u64, message: impl Into<String>) -> Result<T> {
@@ -364,6 +376,10 @@ impl AddressSpace for LiveProcess {
     }
 
     fn unmap(&mut self, address: u64, _size: u64) -> Result<()> {
+        // An agent that did not answer in time may still do what it was asked for, and lead code to this memory.
+        if self.agent.as_ref().is_some_and(|agent| !agent.answers()) {
+            return refused("unmap", address, "the agent does not answer");
+        }
         sys::free(&self.process, address)
     }
 
@@ -376,7 +392,11 @@ impl AddressSpace for LiveProcess {
     fn regions(&self) -> Result<Vec<Region>> {
         let mut regions = Vec::new();
         let mut at = LOWEST;
-        while let Some(pages) = sys::query(&self.process, at).filter(|_| at <= HIGHEST) {
+        while at <= HIGHEST {
+            // Half a list would hide records, and code that a stack leads back into.
+            let Some(pages) = sys::query(&self.process, at) else {
+                return refused("list memory", at, "the system does not tell what lies there");
+            };
             if pages.committed && pages.protection & PAGE_SPECIAL == 0 {
                 regions.push(Region {
                     address: pages.address,

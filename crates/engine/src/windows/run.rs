@@ -20,12 +20,17 @@ const SPIN: [u8; 2] = [0xeb, 0xfe];
 /// How long the loader may take.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
+/// Told what came of a patch: its index, the process id, the outcome.
+pub type Told<'a> = &'a dyn Fn(usize, u32, Result<&Applied, &ApplyError>);
+
 /// How to run.
 pub struct RunOptions<'a> {
     /// How to apply.
     pub apply: ApplyOptions<'a>,
     /// How often to look for a DLL that is not loaded yet.
     pub poll: Duration,
+    /// Told what came of a patch as soon as it is known.
+    pub told: Told<'a>,
 }
 
 /// What became of it.
@@ -183,10 +188,14 @@ fn apply_if_loaded(
     let base = match find_base(space, patch.graft()) {
         Ok(base) => base,
         Err(ApplyError::NoBase { .. }) => return Ok(()),
-        Err(source) => return Err(RunError::Apply { index, source }),
+        Err(source) => {
+            (options.told)(index, space.pid(), Err(&source));
+            return Err(RunError::Apply { index, source });
+        }
     };
-    let done = apply(space, base, patch, &options.apply).map_err(|source| RunError::Apply { index, source })?;
-    applied[index] = Some(done);
+    let outcome = apply(space, base, patch, &options.apply);
+    (options.told)(index, space.pid(), outcome.as_ref());
+    applied[index] = Some(outcome.map_err(|source| RunError::Apply { index, source })?);
     Ok(())
 }
 

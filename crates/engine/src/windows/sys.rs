@@ -13,10 +13,14 @@ use windows_sys::Win32::Foundation::*;
 use windows_sys::Win32::System::Console::SetConsoleCtrlHandler;
 use windows_sys::Win32::System::Diagnostics::Debug::*;
 use windows_sys::Win32::System::Diagnostics::ToolHelp::*;
-use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleA, GetProcAddress};
+use windows_sys::Win32::System::EventLog::{DeregisterEventSource, RegisterEventSourceW, ReportEventW};
+use windows_sys::Win32::System::LibraryLoader::{
+    GetModuleFileNameW, GetModuleHandleA, GetModuleHandleExW, GetProcAddress,
+};
 use windows_sys::Win32::System::Memory::*;
 use windows_sys::Win32::System::ProcessStatus::*;
 use windows_sys::Win32::System::Threading::*;
+use windows_sys::Win32::System::WindowsProgramming::{GetComputerNameW, GetUserNameW};
 use windows_sys::core::BOOL;
 
 use crate::space::SpaceError;
@@ -58,6 +62,15 @@ impl Drop for Handle {
     }
 }
 
+#[cfg(feature = "faults")]
+use super::faults::step;
+
+/// Where a fault can be put in front of a system call.
+#[cfg(not(feature = "faults"))]
+fn step(_: &'static str) -> Result<()> {
+    Ok(())
+}
+
 /// An error with what the system says about its last failure.
 pub(super) fn failed<T>(operation: &'static str, address: u64, size: u64) -> Result<T> {
     let message = std::io::Error::last_os_error().to_string();
@@ -74,12 +87,14 @@ fn owned(handle: HANDLE, operation: &'static str, id: u64) -> Result<Handle> {
 
 /// OpenProcess.
 pub(super) fn open_process(pid: u32, rights: u32) -> Result<Handle> {
+    step("open_process")?;
     // SAFETY: no pointers.
     owned(unsafe { OpenProcess(rights, 0, pid) }, "open process", pid as u64)
 }
 
 /// The machine of the process and of the system (IMAGE_FILE_MACHINE_*).
 pub(super) fn machines(process: &Handle) -> Result<(u16, u16)> {
+    step("machines")?;
     let (mut of_process, mut native) = (0, 0);
     // SAFETY: both pointers are to locals.
     check(unsafe { IsWow64Process2(process.0, &mut of_process, &mut native) }, "query machine", 0, 0)?;
@@ -164,6 +179,7 @@ pub(super) fn windows_version() -> Option<(u32, u32, u32)> {
 
 /// ReadProcessMemory.
 pub(super) fn read(process: &Handle, address: u64, out: &mut [u8]) -> Result<()> {
+    step("read")?;
     let mut done = 0;
     // SAFETY: `out` is valid for its length.
     let ok = unsafe {
@@ -174,6 +190,7 @@ pub(super) fn read(process: &Handle, address: u64, out: &mut [u8]) -> Result<()>
 
 /// WriteProcessMemory.
 pub(super) fn write(process: &Handle, address: u64, bytes: &[u8]) -> Result<()> {
+    step("write")?;
     let mut done = 0;
     // SAFETY: `bytes` is valid for its length.
     let ok = unsafe {
@@ -195,6 +212,7 @@ pub(super) struct Pages {
 
 /// VirtualQueryEx; `None` above the last address.
 pub(super) fn query(process: &Handle, address: u64) -> Option<Pages> {
+    step("query").ok()?;
     // SAFETY: a plain structure, filled by the call.
     let mut info: MEMORY_BASIC_INFORMATION = unsafe { zeroed() };
     // SAFETY: `info` is valid for its size.
@@ -214,6 +232,7 @@ pub(super) fn query(process: &Handle, address: u64) -> Option<Pages> {
 
 /// VirtualAllocEx, reserve and commit, read-write, at `address` or (0) anywhere.
 pub(super) fn allocate(process: &Handle, address: u64, size: u64) -> Result<u64> {
+    step("allocate")?;
     // SAFETY: no pointers into our memory.
     let at = unsafe {
         VirtualAllocEx(process.0, address as *const c_void, size as usize, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE)
@@ -223,12 +242,14 @@ pub(super) fn allocate(process: &Handle, address: u64, size: u64) -> Result<u64>
 
 /// VirtualFreeEx of a whole allocation.
 pub(super) fn free(process: &Handle, address: u64) -> Result<()> {
+    step("free")?;
     // SAFETY: no pointers into our memory.
     check(unsafe { VirtualFreeEx(process.0, address as *mut c_void, 0, MEM_RELEASE) }, "free", address, 0)
 }
 
 /// VirtualProtectEx.
 pub(super) fn protect(process: &Handle, address: u64, size: u64, protection: u32) -> Result<()> {
+    step("protect")?;
     let mut old = 0;
     // SAFETY: `old` is a local.
     let ok = unsafe { VirtualProtectEx(process.0, address as *const c_void, size as usize, protection, &mut old) };
@@ -237,12 +258,14 @@ pub(super) fn protect(process: &Handle, address: u64, size: u64, protection: u32
 
 /// FlushInstructionCache.
 pub(super) fn flush(process: &Handle, address: u64, size: u64) -> Result<()> {
+    step("flush")?;
     // SAFETY: no pointers into our memory.
     check(unsafe { FlushInstructionCache(process.0, address as *const c_void, size as usize) }, "flush", address, size)
 }
 
 /// Loaded 64-bit images: (address, file name), as the loader lists them.
 pub(super) fn modules(process: &Handle) -> Result<Vec<(u64, String)>> {
+    step("modules")?;
     let mut modules: Vec<HMODULE> = vec![null_mut(); 256];
     loop {
         let bytes = (modules.len() * size_of::<HMODULE>()) as u32;
@@ -274,6 +297,7 @@ pub(super) fn modules(process: &Handle) -> Result<Vec<(u64, String)>> {
 
 /// Address of the process environment block.
 pub(super) fn process_block(process: &Handle) -> Result<u64> {
+    step("process_block")?;
     // SAFETY: a plain structure, filled by the call.
     let mut info: PROCESS_BASIC_INFORMATION = unsafe { zeroed() };
     // SAFETY: `info` is valid for its size; class 0 is ProcessBasicInformation.
@@ -298,6 +322,7 @@ struct AlignedContext(CONTEXT);
 
 /// Instruction pointer of a suspended thread. Waits until it really stands.
 pub(super) fn instruction_pointer(thread: &Handle) -> Result<u64> {
+    step("instruction_pointer")?;
     // SAFETY: a plain structure, filled by the call.
     let mut context = AlignedContext(unsafe { zeroed() });
     // CONTEXT_AMD64 | CONTROL
@@ -309,24 +334,28 @@ pub(super) fn instruction_pointer(thread: &Handle) -> Result<u64> {
 
 /// OpenThread.
 pub(super) fn open_thread(id: u32, rights: u32) -> Result<Handle> {
+    step("open_thread")?;
     // SAFETY: no pointers.
     owned(unsafe { OpenThread(rights, 0, id) }, "open thread", id as u64)
 }
 
 /// ResumeThread.
 pub(super) fn resume_thread(thread: &Handle) -> Result<()> {
+    step("resume_thread")?;
     // SAFETY: no pointers.
     check((unsafe { ResumeThread(thread.0) } != u32::MAX) as BOOL, "resume thread", 0, 0)
 }
 
 /// SuspendThread.
 pub(super) fn suspend_thread(thread: &Handle) -> Result<()> {
+    step("suspend_thread")?;
     // SAFETY: no pointers.
     check((unsafe { SuspendThread(thread.0) } != u32::MAX) as BOOL, "suspend thread", 0, 0)
 }
 
 /// Ids of the threads of a process.
 pub(super) fn threads_of(pid: u32) -> Result<Vec<u32>> {
+    step("threads_of")?;
     // SAFETY: no pointers.
     let snapshot = owned(unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0) }, "list threads", pid as u64)?;
     // SAFETY: a plain structure.
@@ -347,6 +376,7 @@ pub(super) fn threads_of(pid: u32) -> Result<Vec<u32>> {
 
 /// Running processes: (id, file name).
 pub(super) fn processes() -> Result<Vec<(u32, String)>> {
+    step("processes")?;
     // SAFETY: no pointers.
     let snapshot = owned(unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPPROCESS, 0) }, "list processes", 0)?;
     // SAFETY: a plain structure.
@@ -366,6 +396,7 @@ pub(super) fn processes() -> Result<Vec<(u32, String)>> {
 
 /// CreateRemoteThread.
 pub(super) fn create_thread(process: &Handle, start: u64, parameter: u64) -> Result<Handle> {
+    step("create_thread")?;
     // SAFETY: a thread start routine is an address in the target, which is not called here.
     let routine = unsafe { std::mem::transmute::<*const c_void, LPTHREAD_START_ROUTINE>(start as *const c_void) };
     // SAFETY: the parameter is an address in the target.
@@ -376,12 +407,14 @@ pub(super) fn create_thread(process: &Handle, start: u64, parameter: u64) -> Res
 
 /// An auto-reset event.
 pub(super) fn event() -> Result<Handle> {
+    step("event")?;
     // SAFETY: no pointers but null.
     owned(unsafe { CreateEventW(null(), 0, 0, null()) }, "create event", 0)
 }
 
 /// SetEvent.
 pub(super) fn set_event(event: &Handle) -> Result<()> {
+    step("set_event")?;
     // SAFETY: no pointers.
     check(unsafe { SetEvent(event.0) }, "set event", 0, 0)
 }
@@ -391,11 +424,14 @@ pub(super) fn wait(handles: &[&Handle], milliseconds: u32) -> Option<usize> {
     let raw: Vec<HANDLE> = handles.iter().map(|handle| handle.0).collect();
     // SAFETY: `raw` is valid for its length.
     let index = unsafe { WaitForMultipleObjects(raw.len() as u32, raw.as_ptr(), 0, milliseconds) };
+    // The worst that can happen is that what was waited for came, and nobody noticed.
+    step("wait").ok()?;
     ((index as usize) < raw.len()).then_some(index as usize)
 }
 
 /// Give the target a handle to one of our objects; returns the value that is valid in the target.
 pub(super) fn give(process: &Handle, ours: &Handle, rights: u32) -> Result<u64> {
+    step("give")?;
     let mut theirs = null_mut();
     // SAFETY: `theirs` is a local.
     let ok = unsafe { DuplicateHandle(GetCurrentProcess(), ours.0, process.0, &mut theirs, rights, 0, 0) };
@@ -405,6 +441,7 @@ pub(super) fn give(process: &Handle, ours: &Handle, rights: u32) -> Result<u64> 
 
 /// Give the target a handle to our own process, good for waiting alone.
 pub(super) fn give_self(process: &Handle) -> Result<u64> {
+    step("give_self")?;
     let mut theirs = null_mut();
     // SAFETY: `theirs` is a local.
     let ok = unsafe {
@@ -436,6 +473,7 @@ unsafe impl Send for Shared {}
 impl Shared {
     /// New zeroed memory in both.
     pub fn new(process: &Handle, size: usize) -> Result<Shared> {
+        step("share")?;
         // SAFETY: no pointers but null.
         let section =
             unsafe { CreateFileMappingW(INVALID_HANDLE_VALUE, null(), PAGE_READWRITE, 0, size as u32, null()) };
@@ -496,6 +534,7 @@ impl Drop for Shared {
 
 /// SetProcessValidCallTargets, where the system has it.
 pub(super) fn valid_call_targets(process: &Handle, address: u64, size: u64, offsets: &[u32]) -> Result<()> {
+    step("valid_call_targets")?;
     type Function = unsafe extern "system" fn(HANDLE, *const c_void, usize, u32, *mut CFG_CALL_TARGET_INFO) -> BOOL;
     // SAFETY: zero-terminated names.
     let found = unsafe {
@@ -525,4 +564,73 @@ pub(super) fn leave_interrupts_to_child() {
     }
     // SAFETY: the handler is a function of ours that lives for ever.
     unsafe { SetConsoleCtrlHandler(Some(handler), 1) };
+}
+
+static INTERRUPTED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Note Ctrl-C, Ctrl-Break and the end of console or session, and do not end at once.
+pub(super) fn notice_interrupts() {
+    unsafe extern "system" fn handler(_: u32) -> BOOL {
+        INTERRUPTED.store(true, std::sync::atomic::Ordering::SeqCst);
+        1
+    }
+    // SAFETY: the handler is a function of ours that lives for ever.
+    unsafe { SetConsoleCtrlHandler(Some(handler), 1) };
+}
+
+/// Whether one of them came.
+pub(super) fn interrupted() -> bool {
+    INTERRUPTED.load(std::sync::atomic::Ordering::SeqCst)
+}
+
+/// GetUserNameW.
+pub(super) fn user_name() -> Option<String> {
+    let mut name = [0u16; 257];
+    let mut size = name.len() as u32;
+    // SAFETY: `name` is valid for `size` units. The size that comes back counts the zero.
+    let ok = unsafe { GetUserNameW(name.as_mut_ptr(), &mut size) };
+    (ok != 0).then(|| String::from_utf16_lossy(&name[..(size as usize).saturating_sub(1).min(name.len())]))
+}
+
+/// GetComputerNameW.
+pub(super) fn host_name() -> Option<String> {
+    let mut name = [0u16; 257];
+    let mut size = name.len() as u32;
+    // SAFETY: `name` is valid for `size` units.
+    let ok = unsafe { GetComputerNameW(name.as_mut_ptr(), &mut size) };
+    (ok != 0).then(|| String::from_utf16_lossy(&name[..(size as usize).min(name.len())]))
+}
+
+/// ReportEventW from the source `hotgraft`; false if it was not taken.
+pub(super) fn report_event(kind: u16, text: &str) -> bool {
+    let wide = |text: &str| text.encode_utf16().chain([0]).collect::<Vec<u16>>();
+    let (source, text) = (wide("hotgraft"), wide(text));
+    // SAFETY: zero-terminated text.
+    let log = unsafe { RegisterEventSourceW(null(), source.as_ptr()) };
+    if log.is_null() {
+        return false;
+    }
+    let strings = [text.as_ptr()];
+    // SAFETY: one zero-terminated string, no data, no SID; the handle is ours.
+    unsafe {
+        let ok = ReportEventW(log, kind, 0, 1, null_mut(), 1, 0, strings.as_ptr(), null());
+        DeregisterEventSource(log);
+        ok != 0
+    }
+}
+
+/// Path of the image of this process that holds an address, as UTF-16.
+pub(super) fn path_of_own(address: u64) -> std::io::Result<Vec<u16>> {
+    let mut module = null_mut();
+    // 4 | 2: by address, without counting one more user.
+    // SAFETY: `module` is a local; the address is only looked up.
+    let ok = unsafe { GetModuleHandleExW(6, address as *const u16, &mut module) };
+    let mut path = vec![0u16; 0x8000];
+    // SAFETY: `path` is valid for its length.
+    let size = if ok == 0 { 0 } else { unsafe { GetModuleFileNameW(module, path.as_mut_ptr(), path.len() as u32) } };
+    if size == 0 || size as usize >= path.len() {
+        return Err(std::io::Error::last_os_error());
+    }
+    path.truncate(size as usize);
+    Ok(path)
 }
