@@ -43,8 +43,8 @@ mod live {
         let mut space = LiveProcess::open(pid, Access::Change)?;
         let base = find_base(&space, patch.graft())?;
         match what {
-            "apply" => drop(apply(&mut space, base, patch, &options())?),
-            _ => drop(rollback(&mut space, base, &RollbackOptions::default())?),
+            "apply" => _ = apply(&mut space, base, patch, &options())?,
+            _ => _ = rollback(&mut space, base, &RollbackOptions::default())?,
         }
         Ok(())
     }
