@@ -121,6 +121,22 @@ fn a_service_patches_itself() {
     assert!(talk.ask("s").starts_with("active 0 [{"));
     assert_eq!(talk.ask("q"), "");
     assert_eq!(child.wait().unwrap().code(), Some(7));
+    // Or somebody keeps it patched; what the policy does not trust keeps nothing out.
+    let catalog = folder.join("catalog");
+    fs::create_dir_all(&catalog).unwrap();
+    for name in ["plain.dll", "signed.dll"] {
+        fs::copy(folder.join(name), catalog.join(name)).unwrap();
+    }
+    let (mut child, mut talk) = start("signed.dll");
+    let watch = "watch --catalog catalog --policy policy.toml --program service.exe --once --format json";
+    let watched = wine("hotgraft.exe").args(watch.split(' ')).env("HOTGRAFT_AUDIT", "watch.jsonl").output().unwrap();
+    let said = String::from_utf8_lossy(&watched.stdout);
+    assert_eq!(watched.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&watched.stderr));
+    assert_eq!(said.matches(r#""outcome":"refused""#).count(), 1, "{said}");
+    assert_eq!(said.matches(r#""outcome":"done""#).count(), 1, "{said}");
+    assert_eq!(talk.ask("a"), "answer 12");
+    assert_eq!(talk.ask("q"), "");
+    assert_eq!(child.wait().unwrap().code(), Some(7));
     // Each attempt is in the record twice.
     assert_eq!(fs::read_to_string(folder.join("audit.jsonl")).unwrap().lines().count(), 8);
 }
