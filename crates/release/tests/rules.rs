@@ -138,9 +138,9 @@ fn each_rule_forbids_what_it_is_for() {
         ("chain.support.none", &full, "2026-04-14", b(&|b| b.supported_until = time("2026-04-14"))),
     ];
     let mut seen = BTreeSet::from([
-        // Of the bytes of patches, which the tests of the command line have.
-        "chain.not_equal",
+        // Of the bytes of patches: the test below, and those of the command line.
         "chain.needs_predecessor",
+        "chain.not_equal",
         "chain.patch.other",
     ]);
     for (key, catalog, date, event) in cases {
@@ -198,4 +198,19 @@ proptest! {
             prop_assert!(catalog.history.len() <= 3);
         }
     }
+}
+
+#[allow(dead_code)]
+#[path = "../../engine/tests/support/mod.rs"]
+mod patches;
+
+#[test]
+fn a_patch_that_needs_another_one_is_not_cumulative() {
+    let base = patches::base_file();
+    let prove = |least: u32| {
+        let spec = patches::PatchSpec { min_sequence: least, ..patches::first(&base) };
+        hotgraft_release::proof::equal_alone_and_after(patches::BASE_NAME, &base, &spec.build(), &[])
+    };
+    assert_eq!(prove(1).expect_err("it needs sequence 1").key(), Some("chain.needs_predecessor"));
+    assert!(prove(0).is_ok());
 }
