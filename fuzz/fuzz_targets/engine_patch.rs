@@ -3,7 +3,6 @@
 
 use hotgraft_engine::{ApplyOptions, BufferSpace, PatchFile, RollbackOptions, Trust, apply, assess, rollback};
 
-#[allow(dead_code)]
 #[path = "../../crates/engine/tests/support/mod.rs"]
 mod support;
 

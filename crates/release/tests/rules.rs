@@ -200,7 +200,6 @@ proptest! {
     }
 }
 
-#[allow(dead_code)]
 #[path = "../../engine/tests/support/mod.rs"]
 mod patches;
 
