@@ -107,22 +107,24 @@ pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) ->
         frontier = next;
     }
     // Old code that was left as it is, although it differs, does no harm if nobody can come to it any more.
-    let unused = (Unused::new(world.old), Unused::new(new));
-    left.retain(|l| !(unused.0.contains(world.old, l.0) && unused.1.contains(new, l.1)));
-    let redirected: FxHashSet<FunctionId> = entries.values().filter(|e| e.1).map(|e| e.0).collect();
-    // Equal funclets count as well: nobody comes to them but their owners and, through shared maps, each other.
-    let funclets = world.old.functions.iter().enumerate().filter(|(_, f)| !f.funclet_of.is_empty());
-    let candidates: Vec<FunctionId> = left
-        .iter()
-        .filter(|l| copied.contains(&l.1))
-        .map(|l| l.0)
-        .chain(funclets.map(|(i, _)| FunctionId::from(i)))
-        .filter(|id| left.iter().all(|l| l.0 != *id || copied.contains(&l.1)))
-        .collect();
-    let retired = retired(world.old, &redirected, candidates);
-    for (old, _, remaining) in left {
-        if !retired.contains(&old) {
-            residual.remaining.extend(remaining);
+    if !left.is_empty() {
+        let unused = (Unused::new(world.old), Unused::new(new));
+        left.retain(|l| !(unused.0.contains(world.old, l.0) && unused.1.contains(new, l.1)));
+        let redirected: FxHashSet<FunctionId> = entries.values().filter(|e| e.1).map(|e| e.0).collect();
+        // Equal funclets count as well: nobody comes to them but their owners and, through shared maps, each other.
+        let funclets = world.old.functions.iter().enumerate().filter(|(_, f)| !f.funclet_of.is_empty());
+        let candidates: Vec<FunctionId> = left
+            .iter()
+            .filter(|l| copied.contains(&l.1))
+            .map(|l| l.0)
+            .chain(funclets.map(|(i, _)| FunctionId::from(i)))
+            .filter(|id| left.iter().all(|l| l.0 != *id || copied.contains(&l.1)))
+            .collect();
+        let retired = retired(world.old, &redirected, candidates);
+        for (old, _, remaining) in left {
+            if !retired.contains(&old) {
+                residual.remaining.extend(remaining);
+            }
         }
     }
     residual.remaining.sort();
