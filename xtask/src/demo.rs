@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: a service with a fault, patched while it runs and rolled back, every step shown and checked.
 
 mod service;
+mod truth;
 
 use std::fs;
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ pub fn run(options: Options) -> Result<()> {
     demo.lay_out()?;
     demo.make()?;
     demo.sign()?;
+    demo.publish()?;
     demo.live()
 }
 
@@ -148,6 +150,9 @@ impl Demo {
         let before = self.state(&mut service)?;
         self.windows_tool(&wine, &["status", "--pid", &pid], 0)?;
 
+        self.stage.step("What are scanners told? The old build is not fixed, and needs no restart to be");
+        self.told(&wine, "not_fixed", "hotpatch 2026-02")?;
+
         self.stage.step("It is patched while it runs");
         let patch = wine::path(&self.work.join("service.signed.dll"));
         let trust = wine::path(&self.work.join("cert.pem"));
@@ -165,6 +170,9 @@ impl Demo {
 
         self.stage.step("What is active, as read from its memory?");
         self.windows_tool(&wine, &["status", "--pid", &pid, "--expect", "1"], 0)?;
+
+        self.stage.step("What are scanners told now? The file is the old one, and the fix is in effect");
+        self.told(&wine, "fixed", "none")?;
 
         self.stage.step("Rolled back: the old code, and the fault, are in effect again");
         self.windows_tool(&wine, &["rollback", "--pid", &pid], 0)?;

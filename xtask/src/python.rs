@@ -11,7 +11,7 @@ use crate::{command, root, say, tools};
 const PACKAGES: [&str; 2] = ["lief==1.0.0", "signify==0.9.3"];
 
 /// Validators of compliance documents: PyPI.
-const VALIDATORS: [&str; 7] = [
+const VALIDATORS: [&str; 10] = [
     "tuf==7.0.1",
     "securesystemslib[crypto]==1.6.0",
     "cyclonedx-python-lib[json-validation]==11.12.0",
@@ -19,6 +19,9 @@ const VALIDATORS: [&str; 7] = [
     "lib4vex==0.2.3",
     "py-ocsf-models==0.10.0",
     "prometheus-client==0.26.0",
+    "vexipy==0.3.0",
+    "tree-sitter==0.26.1",
+    "tree-sitter-powershell==0.26.4",
 ];
 /// Validators of compliance documents: npm.
 const MODULES: [&str; 2] = ["@secvisogram/csaf-validator-lib@2.0.10", "@microsoft/sarif-multitool@5.7.0"];
@@ -33,7 +36,7 @@ pub fn validators() -> Result<()> {
     environment(
         &tools.join("release-python"),
         &VALIDATORS,
-        "import tuf, cyclonedx, csaf_vex, lib4vex, py_ocsf_models, prometheus_client",
+        "import tuf, cyclonedx, csaf_vex, lib4vex, py_ocsf_models, prometheus_client, vexipy, tree_sitter_powershell",
     )?;
     let node = tools.join("release-node");
     if !node.join("node_modules/@microsoft/sarif-multitool-linux").is_dir()

@@ -10,7 +10,7 @@ mod windows;
 #[cfg(windows)]
 pub use watch::watch;
 #[cfg(windows)]
-pub use windows::{apply, rollback, run, status};
+pub use windows::{apply, rollback, run, status, status_of_image};
 
 #[cfg(not(windows))]
 pub use elsewhere::{apply, rollback, run, status, watch};

@@ -12,6 +12,7 @@ pub mod documents;
 pub mod error;
 pub mod files;
 pub mod machine;
+pub mod observe;
 pub mod plan;
 pub mod proof;
 pub mod report;

@@ -19,6 +19,9 @@ pub struct Machine {
     pub machine: String,
     /// When it was looked at.
     pub time: Option<Time>,
+    /// What it runs.
+    #[serde(default)]
+    pub os: Option<OperatingSystem>,
     /// What it has or is: names to yes or no.
     #[serde(default)]
     pub attributes: BTreeMap<String, bool>,
@@ -29,6 +32,15 @@ pub struct Machine {
     pub staged: BTreeSet<String>,
     /// For each image that was looked for: what `hotgraft status --image NAME --format json` said.
     pub status: Vec<Looked>,
+}
+
+/// An operating system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatingSystem {
+    /// `Windows`, or `Wine`.
+    pub name: String,
+    /// Version, like `10.0.26100`.
+    pub version: String,
 }
 
 /// A file.

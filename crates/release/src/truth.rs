@@ -4,7 +4,7 @@
 //! unknown: a process that could not be read, an image that was not looked for, bytes that somebody else changed.
 
 use crate::catalog::{Catalog, Hotpatch, Identity, Image};
-use crate::machine::Machine;
+use crate::machine::{Machine, OperatingSystem};
 use crate::time::Time;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,6 +125,8 @@ pub struct Truth {
     pub machine: String,
     /// When it was looked at.
     pub time: Option<Time>,
+    /// What it runs, if it says so.
+    pub os: Option<OperatingSystem>,
     /// The baseline whose files it has.
     pub baseline: Option<String>,
     /// Version that its files state: what scanners of files see.
@@ -330,6 +332,7 @@ pub fn judge(catalog: &Catalog, machine: &Machine, ignored: &BTreeSet<String>) -
         product: catalog.product.clone(),
         machine: machine.machine.clone(),
         time: machine.time,
+        os: machine.os.clone(),
         baseline: baseline.map(|b| b.id.clone()),
         file_build: baseline.map(|b| b.build.clone()),
         effective_build,

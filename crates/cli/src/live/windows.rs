@@ -5,7 +5,7 @@ use crate::args::{ApplyArgs, Format, RollbackArgs, RunArgs, StatusArgs};
 use crate::output::{self, Exit, Stop, Terminal};
 use crate::trust::{policy, provenance_beside};
 use anyhow::{Context, Result};
-use hotgraft_engine::windows::{Access, LiveProcess, RunError, RunOptions, processes};
+use hotgraft_engine::windows::{Access, LiveProcess, Process, RunError, RunOptions, processes};
 use hotgraft_engine::{
     AddressSpace, Applied, ApplyError, ApplyOptions, ImageStatus, PatchFile, RollbackOptions, State, Trust, find_base,
     query,
@@ -34,6 +34,34 @@ struct ProcessReport {
     /// Why it could not be read.
     error: Option<String>,
     images: Vec<ImageStatus>,
+}
+
+impl ProcessReport {
+    /// What memory says; `None` if the wanted image is not loaded.
+    fn of(process: Process, image: Option<&str>) -> std::result::Result<Option<Self>, (Process, anyhow::Error)> {
+        match read_status(process.pid, image) {
+            Ok(images) => {
+                Ok(images.map(|images| ProcessReport { pid: process.pid, name: process.name, error: None, images }))
+            }
+            Err(error) => Err((process, error)),
+        }
+    }
+
+    fn unreadable(process: Process, error: &anyhow::Error) -> Self {
+        ProcessReport { pid: process.pid, name: process.name, error: Some(error.to_string()), images: Vec::new() }
+    }
+}
+
+/// What `status --image NAME --format json` says.
+pub fn status_of_image(name: &str) -> Result<serde_json::Value> {
+    let all = processes().context("cannot list processes")?;
+    let others = all.into_iter().filter(|p| p.pid != std::process::id() && p.pid > 4);
+    let reports = others.filter_map(|process| match ProcessReport::of(process, Some(name)) {
+        Ok(report) => report,
+        Err((process, error)) => Some(ProcessReport::unreadable(process, &error)),
+    });
+    let report = StatusReport { schema: "hotgraft.status/1", as_expected: None, processes: reports.collect() };
+    serde_json::to_value(&report).context("a status")
 }
 
 pub(super) fn patch_file(path: &Path) -> Result<PatchFile> {
@@ -326,20 +354,16 @@ pub fn status(args: &StatusArgs, _: &Terminal) -> Result<Exit> {
     let image = args.image.as_ref().map(|p| p.file_name().unwrap_or(p.as_os_str()).to_string_lossy().into_owned());
     let mut reports = Vec::new();
     for process in wanted {
-        match read_status(process.pid, image.as_deref()) {
-            Ok(Some(images)) => {
-                reports.push(ProcessReport { pid: process.pid, name: process.name, error: None, images })
+        let report = ProcessReport::of(process, image.as_deref());
+        match report {
+            Ok(report) => reports.extend(report),
+            Err((_, error)) if args.pid.is_some() => return Err(error),
+            // The system's own processes cannot be read by everybody. With --all they are listed as such; with --image
+            // too, since who asks whether all instances are patched must know of those that nobody could look at.
+            Err((process, error)) if args.all || image.is_some() => {
+                reports.push(ProcessReport::unreadable(process, &error));
             }
-            Ok(None) => {}
-            Err(error) if args.pid.is_some() => return Err(error),
-            Err(error) => {
-                // The system's own processes cannot be read by everybody. With --all they are listed as such; with --image
-                // too, since who asks whether all instances are patched must know of those that nobody could look at.
-                let error = Some(error.to_string());
-                if args.all || image.is_some() {
-                    reports.push(ProcessReport { pid: process.pid, name: process.name, error, images: Vec::new() });
-                }
-            }
+            Err(_) => {}
         }
     }
     let as_expected = args.expect.map(|wanted| {

@@ -36,6 +36,8 @@ pub enum ReleaseCommand {
     Publish(PublishArgs),
     /// Check a served catalog as a machine does: exit 1 if it is not to be trusted.
     Verify(VerifyArgs),
+    /// Write what this machine has on its disk and in its memory: for plan, export and collect.
+    Observe(ObserveArgs),
     /// What machines have to do next.
     Plan(PlanArgs),
     /// The patch state of machines, in the formats of scanners and auditors.
@@ -238,6 +240,29 @@ pub struct VerifyArgs {
     /// Output format.
     #[arg(long, value_enum, default_value_t = crate::args::Format::Text)]
     pub format: crate::args::Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    hotgraft release observe \"C:\\Program Files\\Example\" -o pc17.json\n  \
+    hotgraft release observe service.exe codec.dll --machine pc17 --attribute canary | hotgraft release plan catalog --state s --machine -")]
+pub struct ObserveArgs {
+    /// Installed images of the product; a folder stands for the images (exe, dll) in it and below it.
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Id of the machine (default: its name).
+    #[arg(long, value_name = "ID")]
+    pub machine: Option<String>,
+    /// A patch that `hotgraft watch` or `run` applies when its image is loaded. May be given several times.
+    #[arg(long, value_name = "PATCH")]
+    pub staged: Vec<PathBuf>,
+    /// Something else that the machine is or has, as the catalog's --requires names it: NAME, or NAME=false. May be given
+    /// several times; vbs and hvci are found out where Windows tells.
+    #[arg(long = "attribute", value_name = "NAME")]
+    pub attributes: Vec<String>,
+    /// Output file; `-` is stdout.
+    #[arg(short, long, value_name = "F", default_value = "-")]
+    pub output: PathBuf,
 }
 
 /// Machines.

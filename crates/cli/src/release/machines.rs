@@ -208,10 +208,7 @@ pub fn export(args: &ExportArgs, _: &Terminal) -> Result<Exit> {
         Document::Ocsf => ocsf::document(&facts)?,
         Document::Prometheus => prometheus::document(&facts),
         Document::IntuneRules => intune::rules(&catalog.publisher)?,
-        Document::IntuneScript => {
-            let images = catalog.latest_baseline().map(|b| b.images.as_slice()).unwrap_or_default();
-            intune::script(&images.iter().map(|i| i.name.as_str()).collect::<Vec<_>>())
-        }
+        Document::IntuneScript => intune::script(),
     };
     opened.remember(&args.catalog)?;
     output::write_bytes(&args.output, &bytes)?;

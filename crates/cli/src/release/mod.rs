@@ -4,6 +4,7 @@ pub mod args;
 mod build;
 mod keys;
 pub mod machines;
+mod observe;
 mod pairs;
 mod vendor;
 
@@ -22,6 +23,7 @@ pub fn run(args: &ReleaseArgs, terminal: &Terminal) -> Result<Exit> {
         ReleaseCommand::Rotate(args) => vendor::rotate(args, terminal),
         ReleaseCommand::Publish(args) => vendor::publish(args, terminal),
         ReleaseCommand::Verify(args) => machines::verify(args, terminal),
+        ReleaseCommand::Observe(args) => observe::observe(args),
         ReleaseCommand::Plan(args) => machines::plan(args, terminal),
         ReleaseCommand::Export(args) => machines::export(args, terminal),
         ReleaseCommand::Collect(args) => machines::collect(args, terminal),

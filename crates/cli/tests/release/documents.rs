@@ -26,15 +26,42 @@ const FORMATS: [(&str, &str); 8] = [
 ];
 
 /// Every format, and the same bytes when asked again.
-pub fn export(vendor: &Vendor, fleet: &Path, now: &str, to: &Path) {
+pub fn export(vendor: &Vendor, fleet: &Path, now: &str, names_a_cve: bool, to: &Path) {
     for (format, name) in FORMATS {
         let path = to.join(format!("{now}.{name}"));
         let words = format!("export CATALOG --root ROOT --fleet {} --now {now} --format {format}", fleet.display());
+        if format == "openvex" && !names_a_cve {
+            // A document without statements is not one.
+            assert!(vendor.tell(&words, 2).is_empty());
+            continue;
+        }
         let bytes = vendor.tell(&words, 0);
         if format == "csaf" {
             assert_eq!(vendor.tell(&words, 0), bytes, "{format} gives the same bytes");
         }
+        if format == "ocsf" {
+            ocsf(&bytes);
+        }
         std::fs::write(path, bytes).expect("writable");
+    }
+}
+
+/// Each event against the types that the `ocsf-types` crate generates from the published schema: a name that the class or
+/// its objects do not have would be lost between reading and writing, a value of another type would not be read.
+fn ocsf(lines: &[u8]) {
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let event: Value = serde_json::from_slice(line).expect("an event is JSON");
+        let read: ocsf_types::PatchState = serde_json::from_value(event.clone()).expect("an event of the class");
+        assert_eq!(serde_json::to_value(&read).expect("it can be written"), event);
+        // What the class requires.
+        let device = read.device.expect("a device");
+        assert!(device.type_id.is_some() && read.metadata.is_some() && read.time.is_some());
+        assert!(read.activity_id.is_some() && read.severity_id.is_some() && read.type_uid == Some(500_401));
+        let os = device.os.expect("an operating system");
+        assert!(os.type_id.is_some() && os.version.is_some_and(|version| !version.is_empty()));
+        for article in read.kb_article_list.expect("what was released") {
+            assert!(article.uid.is_some());
+        }
     }
 }
 

@@ -110,7 +110,7 @@ impl Machine {
                 json!({ "image": format!("{name}.dll"), "document": document })
             })
             .collect();
-        json!({ "schema": "hotgraft.machine/1", "machine": self.id, "attributes": { "vbs": self.vbs }, "disk": disk, "status": status })
+        json!({ "schema": "hotgraft.machine/1", "machine": self.id, "os": { "name": "Windows", "version": "10.0.26100" }, "attributes": { "vbs": self.vbs }, "disk": disk, "status": status })
     }
 
     /// Does what the plan says; `versions` says which release brings which image to which version.

@@ -1,4 +1,5 @@
-"""Independent validators from PyPI: python-tuf, cyclonedx-python-lib, csaf-vex, lib4vex, py-ocsf-models, prometheus-client.
+"""Independent validators from PyPI: python-tuf, cyclonedx-python-lib, csaf-vex, lib4vex, vexipy, py-ocsf-models, prometheus-client,
+tree-sitter-powershell.
 
 usage: validate.py DOCUMENTS CATALOG DAY
 """
@@ -87,7 +88,8 @@ for path in each("csaf.json"):
     faults = [f"{list(e.path)}: {e.message}" for e in csaf.iter_errors(json.loads(read(path)))]
     assert not faults, (path, faults[:5])
 
-# OpenVEX: read by lib4vex, and by the rules of the specification.
+# OpenVEX: the models of vexipy, read by lib4vex, and by the rules of the specification.
+import vexipy
 from lib4vex.parser import VEXParser
 
 STATUSES = {"fixed", "affected", "not_affected", "under_investigation"}
@@ -95,17 +97,19 @@ for path in each("openvex.json"):
     document = json.loads(read(path))
     assert document["@context"] == "https://openvex.dev/ns/v0.2.0" and document["@id"] and document["author"]
     assert isinstance(document["version"], int) and document["timestamp"]
+    assert document["statements"], path
+    model = vexipy.Document.from_json(read(path))
+    assert [s.status.value for s in model.statements] == [s["status"] for s in document["statements"]], path
     for statement in document["statements"]:
         assert statement["status"] in STATUSES and statement["vulnerability"]["name"] and statement["products"]
         assert statement["status"] != "affected" or statement["action_statement"]
         assert statement["status"] != "not_affected" or statement.get("justification") or statement.get("impact_statement")
         for product in statement["products"]:
             assert product["@id"]
-    if document["statements"]:
-        parser = VEXParser()
-        parser.parse(path)
-        names = {v["id"] for v in parser.get_vulnerabilities()}
-        assert names == {s["vulnerability"]["name"] for s in document["statements"]}, (path, names)
+    parser = VEXParser()
+    parser.parse(path)
+    names = {v["id"] for v in parser.get_vulnerabilities()}
+    assert names == {s["vulnerability"]["name"] for s in document["statements"]}, (path, names)
 
 # OCSF: objects by their models; the arithmetic of the class.
 from py_ocsf_models.objects.kb_article import KBArticle
@@ -142,12 +146,17 @@ for path in each("prometheus.txt"):
 for path in each("lines.jsonl"):
     for line in read(path).splitlines():
         assert json.loads(line)["schema"] == "hotgraft.release.line/1"
+import tree_sitter
+import tree_sitter_powershell
+
+powershell = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language()))
 OPERATORS = {"IsEquals", "NotEquals", "GreaterThan", "GreaterEquals", "LessThan", "LessEquals"}
 TYPES = {"Boolean": bool, "Int64": int, "String": str}
 for path in each("intune.json"):
     rules = json.loads(read(path))
     assert list(rules) == ["Rules"] and rules["Rules"]
     script = read(path.replace("intune.json", "intune.ps1"))
+    assert not powershell.parse(script.encode()).root_node.has_error, path
     for rule in rules["Rules"]:
         assert rule["Operator"] in OPERATORS and type(rule["Operand"]) is TYPES[rule["DataType"]], rule
         assert rule["MoreInfoUrl"].startswith("https://") and rule["SettingName"] in script

@@ -108,7 +108,7 @@ impl Year {
             assert_eq!(plan["restart"], restarts, "{now} {machine}: {plan:#}");
         }
         self.check_truth(now);
-        documents::export(&self.vendor, &self.fleet(), now, &self.documents);
+        documents::export(&self.vendor, &self.fleet(), now, known > 0, &self.documents);
         plans
     }
 

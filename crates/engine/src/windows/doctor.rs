@@ -161,3 +161,27 @@ pub fn process(pid: u32) -> super::Result<Vec<Check>> {
     });
     Ok(checks)
 }
+
+/// What a machine's state states of the machine; `None` where the system does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Version of Windows: major, minor, build.
+    pub version: Option<(u32, u32, u32)>,
+    /// It is Wine that says so.
+    pub wine: bool,
+    /// Virtualization-based security runs.
+    pub vbs: Option<bool>,
+    /// Memory integrity (HVCI) is on.
+    pub hvci: Option<bool>,
+}
+
+/// Ask for them.
+pub fn facts() -> Facts {
+    let wine = is_wine();
+    Facts {
+        version: sys::windows_version(),
+        wine,
+        vbs: sys::secure_kernel().filter(|_| !wine),
+        hvci: sys::code_integrity().filter(|_| !wine).map(|options| options & HVCI_ENABLED != 0),
+    }
+}

@@ -58,36 +58,33 @@ pub fn rules(more_info: &str) -> Result<Vec<u8>> {
     canonical::pretty(&json!({ "Rules": rules }))
 }
 
-/// The script. It reads what memory holds, lets hotgraft judge it, and prints the settings that the rules name; if anything
-/// fails, it says that everything is open, because nothing is known.
-pub fn script(images: &[&str]) -> Vec<u8> {
-    let quoted: Vec<String> = images.iter().map(|image| format!("'{}'", image.replace('\'', "''"))).collect();
-    format!(
-        "# Discovery script for Intune custom compliance. Runs as the system, prints one JSON object.\r\n\
-         $ErrorActionPreference = 'Stop'\r\n\
-         $state = Join-Path $env:ProgramData 'hotgraft'\r\n\
-         $program = Join-Path $env:ProgramFiles 'hotgraft\\hotgraft.exe'\r\n\
-         $images = @({})\r\n\
-         try {{\r\n    \
-             $looked = foreach ($image in $images) {{\r\n        \
-                 $document = & $program status --image $image --format json -q | Out-String | ConvertFrom-Json\r\n        \
-                 @{{ image = $image; document = $document }}\r\n    \
-             }}\r\n    \
-             $disk = foreach ($file in Get-Content (Join-Path $state 'images.txt')) {{\r\n        \
-                 @{{ name = Split-Path $file -Leaf; sha256 = (Get-FileHash $file -Algorithm SHA256).Hash.ToLowerInvariant() }}\r\n    \
-             }}\r\n    \
-             $machine = @{{ schema = 'hotgraft.machine/1'; machine = $env:COMPUTERNAME; disk = @($disk); status = @($looked) }}\r\n    \
-             $file = Join-Path $state 'machine.json'\r\n    \
-             [IO.File]::WriteAllText($file, (ConvertTo-Json $machine -Depth 32))\r\n    \
-             $plan = & $program release plan (Join-Path $state 'catalog') --root (Join-Path $state 'root.json') --machine $file --format json -q | Out-String | ConvertFrom-Json\r\n    \
-             if ($LASTEXITCODE -ne 0) {{ throw 'the catalog is not to be trusted' }}\r\n    \
-             $one = $plan.plans[0]\r\n    \
-             $answer = @{{ HotgraftOpenVulnerabilities = @($one.open).Count; HotgraftRestartPending = ($one.action -eq 'finish_restart'); HotgraftAction = $one.action }}\r\n\
-         }} catch {{\r\n    \
-             $answer = @{{ HotgraftOpenVulnerabilities = 999; HotgraftRestartPending = $true; HotgraftAction = 'unknown' }}\r\n\
-         }}\r\n\
-         return $answer | ConvertTo-Json -Compress\r\n",
-        quoted.join(", ")
-    )
-    .into_bytes()
+/// The script. It observes the machine, lets hotgraft judge what it saw, and prints the settings that the rules name; if
+/// anything fails, it says that everything is open, because nothing is known. The installer of the product puts the catalog,
+/// its root and `images.txt`, the paths of the installed images, into `%ProgramData%\\hotgraft`.
+pub fn script() -> Vec<u8> {
+    SCRIPT.replace('\n', "\r\n").into_bytes()
 }
+
+const SCRIPT: &str = r#"# Discovery script for Intune custom compliance. Runs as the system, prints one JSON object.
+$ErrorActionPreference = 'Stop'
+$state = Join-Path $env:ProgramData 'hotgraft'
+$program = Join-Path $env:ProgramFiles 'hotgraft\hotgraft.exe'
+$machine = Join-Path $state 'machine.json'
+try {
+    $images = @(Get-Content (Join-Path $state 'images.txt'))
+    & $program release observe $images --output $machine --quiet
+    if ($LASTEXITCODE -ne 0) { throw 'the machine cannot be observed' }
+    $catalog = @((Join-Path $state 'catalog'), '--root', (Join-Path $state 'root.json'))
+    $said = & $program release plan $catalog --machine $machine --format json --quiet | Out-String
+    if ($LASTEXITCODE -ne 0) { throw 'the catalog is not to be trusted' }
+    $plan = (ConvertFrom-Json $said).plans[0]
+    $answer = @{
+        HotgraftOpenVulnerabilities = @($plan.open).Count
+        HotgraftRestartPending = ($plan.action -eq 'finish_restart')
+        HotgraftAction = $plan.action
+    }
+} catch {
+    $answer = @{ HotgraftOpenVulnerabilities = 999; HotgraftRestartPending = $true; HotgraftAction = 'unknown' }
+}
+return $answer | ConvertTo-Json -Compress
+"#;

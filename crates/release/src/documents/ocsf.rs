@@ -64,6 +64,10 @@ fn event(facts: &Facts<'_>, subject: &super::Subject) -> Value {
         }
         articles.push(article);
     }
+    // The class wants the version; it is stated even where the machine did not say.
+    let (name, version) =
+        truth.os.as_ref().map_or(("Windows", "unknown"), |os| (os.name.as_str(), os.version.as_str()));
+    let os = json!({ "name": name, "type": "Windows", "type_id": 100, "version": version });
     // 3 is medium, 1 informational: how bad the CVEs are is for others to say.
     let open = !subject.plan.open.is_empty();
     json!({
@@ -82,7 +86,7 @@ fn event(facts: &Facts<'_>, subject: &super::Subject) -> Value {
         "time": facts.now.seconds() * 1000,
         "message": if subject.plan.reason.is_empty() { "state".to_owned() } else { subject.plan.reason.clone() },
         "metadata": { "version": VERSION, "product": { "name": "hotgraft", "vendor_name": "hotgraft", "version": facts.tool }, "uid": super::uuid(truth.machine.as_bytes()) },
-        "device": { "uid": truth.machine, "hostname": truth.machine, "type_id": 0, "type": "Unknown", "os": { "name": "Windows", "type": "Windows", "type_id": 100 } },
+        "device": { "uid": truth.machine, "hostname": truth.machine, "type_id": 0, "type": "Unknown", "os": os },
         "kb_article_list": articles,
         "unmapped": {
             "hotgraft_file_build": truth.file_build,

@@ -4,7 +4,7 @@
 use super::{Facts, Subject, escaped, remedy};
 use crate::canonical;
 use crate::catalog::Catalog;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::truth::State;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// The document.
 ///
 /// # Errors
-/// None for documents of ours.
+/// [`Error::Malformed`] if there is no CVE to speak of.
 pub fn document(facts: &Facts<'_>) -> Result<Vec<u8>> {
     // Machines of which the same is true share a statement.
     let mut groups: BTreeMap<(String, State, String, String), Vec<Value>> = BTreeMap::new();
@@ -42,6 +42,12 @@ pub fn document(facts: &Facts<'_>) -> Result<Vec<u8>> {
             statement
         })
         .collect();
+    if statements.is_empty() {
+        return Err(Error::malformed(
+            "the catalog",
+            "a CVE that a release fixes: an OpenVEX document has at least one statement, and there is none to make",
+        ));
+    }
     let mut document = json!({
         "@context": "https://openvex.dev/ns/v0.2.0",
         "author": facts.catalog.publisher,
