@@ -700,15 +700,34 @@ fn cycles() -> u32 {
     std::env::var("HOTGRAFT_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(25)
 }
 
+/// What `live cycle` says of its pauses, beside the shortest ones that were possible: threads stopped and let go, and
+/// nothing done meanwhile.
+fn pauses(said: &str) -> String {
+    let (mut all, mut shortest): (Vec<u64>, Vec<u64>) = said
+        .lines()
+        .map(|line| {
+            let (pause, shortest) = line.trim().split_once(' ').unwrap();
+            (pause.parse::<u64>().unwrap(), shortest.parse::<u64>().unwrap())
+        })
+        .unzip();
+    assert_eq!(all.len() as u32, cycles() * 3);
+    let figures = |all: &mut Vec<u64>| {
+        all.sort_unstable();
+        [50, 99].map(|share| all[(all.len() - 1) * share / 100])
+    };
+    let ([median, high], [floor, high_floor]) = (figures(&mut all), figures(&mut shortest));
+    format!(
+        "pause in microseconds: median {median}, 99th {high}; shortest possible: median {floor}, 99th {high_floor}; \
+         ratio of medians {:.2}",
+        median as f64 / floor as f64
+    )
+}
+
 fn cycle(lab: &Lab, arguments: &[&str]) {
     let mut service = lab.start(arguments);
     let pid = service.pid.clone();
     let said = lab.ok(&["cycle", &pid, &cycles().to_string(), "first.dll", "second.dll"]);
-    let mut pauses: Vec<u64> = said.lines().map(|line| line.trim().parse().unwrap()).collect();
-    assert_eq!(pauses.len() as u32, cycles() * 3);
-    pauses.sort_unstable();
-    let at = |share: usize| pauses[(pauses.len() - 1) * share / 100];
-    println!("{arguments:?}: {} transitions, pause in microseconds: median {}, 99th {}", pauses.len(), at(50), at(99));
+    println!("{arguments:?}: {} transitions, {}", cycles() * 3, pauses(&said));
     assert_eq!(service.ask("a"), "answer 11 twice 20");
     assert!(service.number("total") > 0);
     service.end();
@@ -776,17 +795,11 @@ fn a_request_server_loses_no_answer_while_it_is_patched() {
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     let sum = |of: fn(&Answers) -> u64| all.iter().map(of).sum::<u64>();
     let [asked, old, new, wrong] = [sum(|a| a.asked), sum(|a| a.old), sum(|a| a.new), sum(|a| a.wrong)];
-    let mut pauses: Vec<u64> =
-        String::from_utf8_lossy(&said.stdout).lines().map(|line| line.trim().parse().unwrap()).collect();
-    pauses.sort_unstable();
-    let at = |share: usize| pauses[(pauses.len() - 1) * share / 100];
     println!(
-        "{CLIENTS} clients, {} cycles: {asked} requests, {} lost, {wrong} wrong ({old} by old code, {new} by new); \
-         pause in microseconds: median {}, 99th {}",
+        "{CLIENTS} clients, {} cycles: {asked} requests, {} lost, {wrong} wrong ({old} by old code, {new} by new); {}",
         cycles(),
         asked - old - new - wrong,
-        at(50),
-        at(99)
+        pauses(&String::from_utf8_lossy(&said.stdout))
     );
     assert_eq!((asked, wrong), (old + new, 0));
     assert!(all.iter().all(|answers| answers.asked > 0) && old > 0 && new > 0);

@@ -18,6 +18,7 @@ use windows_sys::Win32::System::LibraryLoader::{
     GetModuleFileNameW, GetModuleHandleA, GetModuleHandleExW, GetProcAddress,
 };
 use windows_sys::Win32::System::Memory::*;
+use windows_sys::Win32::System::Performance::QueryPerformanceFrequency;
 use windows_sys::Win32::System::ProcessStatus::*;
 use windows_sys::Win32::System::Threading::*;
 use windows_sys::Win32::System::WindowsProgramming::{GetComputerNameW, GetUserNameW};
@@ -416,7 +417,19 @@ pub(super) fn event() -> Result<Handle> {
 pub(super) fn set_event(event: &Handle) -> Result<()> {
     step("set_event")?;
     // SAFETY: no pointers.
-    check(unsafe { SetEvent(event.0) }, "set event", 0, 0)
+    check(unsafe { SetEvent(event.0) }, "set event", 0, 0)?;
+    // What was asked for is under way now: an end here is an end at any point of it.
+    let _ = step("asked");
+    Ok(())
+}
+
+/// Ticks of RtlQueryPerformanceCounter as a duration.
+pub(super) fn duration_of_ticks(ticks: u64) -> std::time::Duration {
+    let mut frequency = 0i64;
+    // SAFETY: `frequency` is a local.
+    unsafe { QueryPerformanceFrequency(&mut frequency) };
+    let nanoseconds = u128::from(ticks) * 1_000_000_000 / u128::from(frequency.max(1).cast_unsigned());
+    std::time::Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
 }
 
 /// Wait for the first of `handles`; `None` after `milliseconds`.
@@ -515,6 +528,20 @@ impl Shared {
                 // SAFETY: inside the view.
                 unsafe { self.ours.add(offset as usize + index).write_volatile(byte) };
             }
+        }
+    }
+
+    /// Put `new` in place of `old` (u64::MAX: of anything); returns what was there.
+    pub fn exchange(&self, offset: u64, old: u64, new: u64) -> u64 {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        if !offset.is_multiple_of(8) || offset.checked_add(8).is_none_or(|end| end > self.size as u64) {
+            return old;
+        }
+        // SAFETY: inside the view, aligned; the target may change it at the same time, by atomic instructions too.
+        let word = unsafe { AtomicU64::from_ptr(self.ours.add(offset as usize).cast()) };
+        match old {
+            u64::MAX => word.swap(new, Ordering::SeqCst),
+            _ => word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).unwrap_or_else(|found| found),
         }
     }
 
