@@ -39,6 +39,8 @@ pub struct BufferSpace {
     /// States of the threads at later suspensions, in order, before `threads`.
     coming: Vec<Vec<ThreadState>>,
     missing_imports: bool,
+    /// What somebody else writes as soon as the threads run again.
+    foreign: Vec<(u64, Vec<u8>)>,
     suspended: bool,
     unwind: BTreeMap<u64, (u64, u32)>,
     call_targets: Vec<u64>,
@@ -176,6 +178,11 @@ impl BufferSpace {
         let (block, at) = self.block_mut("poke", address, bytes.len() as u64)?;
         block.bytes[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
+    }
+
+    /// Change bytes right after the next exchange: what a tool does that sees to it that its own hook stays.
+    pub fn poke_after_exchange(&mut self, address: u64, bytes: &[u8]) {
+        self.foreign.push((address, bytes.to_vec()));
     }
 
     /// All memory and protections, to compare two moments.
@@ -355,12 +362,12 @@ impl AddressSpace for BufferSpace {
         Ok(self.threads.clone())
     }
 
-    fn exchange(
-        &mut self,
-        exchange: &Exchange<'_>,
-        ask: &dyn Fn(Phase) -> bool,
-    ) -> Result<Exchanged, SpaceError> {
-        exchange::in_steps(self, exchange, ask, BufferSpace::suspend, BufferSpace::resume)
+    fn exchange(&mut self, exchange: &Exchange<'_>, ask: &dyn Fn(Phase) -> bool) -> Result<Exchanged, SpaceError> {
+        let done = exchange::in_steps(self, exchange, ask, BufferSpace::suspend, BufferSpace::resume);
+        for (address, bytes) in std::mem::take(&mut self.foreign) {
+            self.poke(address, &bytes)?;
+        }
+        done
     }
 
     fn register_unwind(&mut self, base: u64, table: u64, count: u32) -> Result<(), SpaceError> {

@@ -141,7 +141,9 @@ pub enum ApplyError {
     },
     /// The change was made, and right afterwards somebody else changed the entry. The one error that leaves the patch (or
     /// after a roll back: its absence) in effect.
-    #[error("the entry of {function} at {address:#x} was changed by somebody else right after: expected {expected}, found {found}")]
+    #[error(
+        "the entry of {function} at {address:#x} was changed by somebody else right after: expected {expected}, found {found}"
+    )]
     ChangedAfterwards {
         /// Function.
         function: String,

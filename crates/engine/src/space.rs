@@ -101,11 +101,7 @@ pub trait AddressSpace {
     /// and let the threads go, whatever comes of it. Protections are afterwards what they were, and no page is ever
     /// writable and executable at once. A target whose caller can be killed must see to it that even then all or none is
     /// written, and no thread stays suspended. `ask` is asked before each phase, at the latest when nothing is written.
-    fn exchange(
-        &mut self,
-        exchange: &Exchange<'_>,
-        ask: &dyn Fn(Phase) -> bool,
-    ) -> Result<Exchanged, SpaceError>;
+    fn exchange(&mut self, exchange: &Exchange<'_>, ask: &dyn Fn(Phase) -> bool) -> Result<Exchanged, SpaceError>;
     /// Make an unwind table known (`table` holds `count` RUNTIME_FUNCTIONs relative to `base`).
     fn register_unwind(&mut self, base: u64, table: u64, count: u32) -> Result<(), SpaceError>;
     /// Take it back.

@@ -130,7 +130,7 @@ impl Transition<'_> {
         };
         for redirect in self.to.iter().filter(|redirect| redirect.entry.quiesce && !kept(redirect, &self.from)) {
             let entry = redirect.entry_address();
-            all.push((whole(entry, redirect.entry.base_size, entry), redirect.entry.name.clone()));
+            all.push((whole(entry, redirect.entry.base_size), redirect.entry.name.clone()));
             let same = |old: &&Redirect<'_>| old.entry.base_rva == redirect.entry.base_rva;
             all.extend(self.from.iter().filter(same).map(replacement));
         }
@@ -215,12 +215,7 @@ impl Transition<'_> {
     }
 }
 
-fn foreign_hook(
-    space: &dyn AddressSpace,
-    redirect: &Redirect<'_>,
-    expected: &CodeWrite,
-    found: &[u8],
-) -> ApplyError {
+fn foreign_hook(space: &dyn AddressSpace, redirect: &Redirect<'_>, expected: &CodeWrite, found: &[u8]) -> ApplyError {
     let entry = redirect.entry_address();
     let at = ((entry - expected.address) as usize).min(found.len());
     let leads_to = jump_target(entry, &found[at..], &found[..at]);
@@ -233,14 +228,15 @@ fn foreign_hook(
     }
 }
 
-/// A whole function. A call that is its last instruction returns to where the next one begins, so that address counts as a
-/// return address, and does no harm as an instruction pointer.
-fn whole(start: u64, size: u32, harmless: u64) -> Forbidden {
+/// A whole function, its first instruction included: a loop may lead back there. A call that is its last instruction
+/// returns to where the next function begins, so that address counts as a return address, and does no harm as an
+/// instruction pointer.
+fn whole(start: u64, size: u32) -> Forbidden {
     let end = start + size as u64;
-    Forbidden { start, end: end + 1, harmless: [harmless, end] }
+    Forbidden { start, end: end + 1, harmless: [end; 2] }
 }
 
-/// The replacement that an old redirect leads to. Even at its first instruction a thread would run the old one.
+/// The replacement that an old redirect leads to.
 fn replacement(old: &Redirect<'_>) -> Named {
-    (whole(old.target(), old.entry.patch_size, u64::MAX), old.entry.name.clone())
+    (whole(old.target(), old.entry.patch_size), old.entry.name.clone())
 }

@@ -81,7 +81,10 @@ impl Lab {
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let folder = temporary.join("live");
+        // Runs that take hours can be kept apart from others.
+        let apart = std::env::var_os("HOTGRAFT_LAB").map(PathBuf::from);
+        let place = apart.as_deref().unwrap_or(temporary);
+        let folder = place.join("live");
         fs::create_dir_all(&folder).unwrap();
         let mut service = Command::new(COMPILER);
         service.args(["-O1", "-g0", "-fpatchable-function-entry=6,6", "-fno-ident", "-o"]);
@@ -103,7 +106,7 @@ impl Lab {
         succeeds(&mut live);
         let built = temporary.parent().unwrap().join(TARGET).join("debug/examples/live.exe");
         fs::copy(built, folder.join("live.exe")).unwrap();
-        let lab = Lab { folder, prefix: temporary.join("wine") };
+        let lab = Lab { folder, prefix: place.join("wine") };
         // Else each test waits for the server to start and to stop.
         fs::create_dir_all(&lab.prefix).unwrap();
         let _ = Command::new(SERVER).arg("-p30").env("WINEPREFIX", &lab.prefix).status();
@@ -138,6 +141,14 @@ impl Lab {
         crossing.base_size = 8;
         let crossing = PatchSpec::new(&base, "service.exe", 1, vec![crossing]);
         fs::write(self.folder.join("crossing.dll"), crossing.build()).unwrap();
+        // lea eax, [rcx + 100]; ret
+        let mut looping =
+            Replacement::new("looping", exports.rva("looping"), EntryMethod::PaddedShortJump, &[0x8d, 0x41, 100, 0xc3]);
+        (looping.base_size, looping.quiesce) = (15, true);
+        fs::write(self.folder.join("looping.dll"), PatchSpec::new(&base, "service.exe", 1, vec![looping]).build())
+            .unwrap();
+        let through = PatchSpec::new(&base, "service.exe", 1, vec![through(&exports)]);
+        fs::write(self.folder.join("through.dll"), through.build()).unwrap();
         let plugin = fs::read(self.folder.join("plugin.dll")).unwrap();
         let plugged = Exports::of(&plugin).rva("plugged");
         // lea eax, [rcx + 20]; ret
@@ -346,6 +357,54 @@ fn outer(exports: &Exports) -> Replacement {
     outer.near = vec![(5, exports.rva("depth"))];
     outer.unwind = vec![1, 4, 1, 0, 4, 0x42, 0, 0];
     outer
+}
+
+/// `through` keeps rbx, changes it and calls `throw_it` of the base.
+fn through(exports: &Exports) -> Replacement {
+    // push rbx; sub rsp, 32; mov ebx, 7; call throw_it; add rsp, 32; pop rbx; ret
+    let mut code = vec![0x53, 0x48, 0x83, 0xec, 0x20, 0xbb, 7, 0, 0, 0, 0xe8, 0, 0, 0, 0];
+    code.extend([0x48, 0x83, 0xc4, 0x20, 0x5b, 0xc3]);
+    let mut through = Replacement::new("through", exports.rva("through"), EntryMethod::PaddedShortJump, &code);
+    through.base_size = 9;
+    through.near = vec![(11, exports.rva("throw_it"))];
+    through.unwind = vec![1, 5, 2, 0, 5, 0x32, 1, 0x30];
+    through
+}
+
+#[test]
+fn an_exception_passes_through_the_patch() {
+    let (lab, _turn) = lab();
+    let mut service = lab.service(2);
+    let pid = service.pid.clone();
+    assert_eq!(service.ask("e"), "caught 0");
+    lab.ok(&["apply", &pid, "through.dll"]);
+    // Thrown in the base, through a frame of the patch, caught in the base with its registers restored.
+    for _ in 0..3 {
+        assert_eq!(service.ask("e"), "caught 1");
+    }
+    lab.ok(&["rollback", &pid, "through.dll"]);
+    assert_eq!(service.ask("e"), "caught 0");
+    service.end();
+}
+
+#[test]
+fn a_loop_that_leads_back_to_the_entry_is_waited_for() {
+    let (lab, _turn) = lab();
+    let mut service = lab.service(1);
+    let pid = service.pid.clone();
+    assert_eq!(service.ask("y"), "looping");
+    // Wherever in the loop the thread is, at the entry too: from there it would go on in the new code.
+    for _ in 0..3 {
+        let said = lab.refused(&["apply", &pid, "looping.dll"]);
+        assert!(said.contains("is in looping"), "{said}");
+    }
+    let both = [service.ask("l"), service.line()];
+    assert!(both.contains(&"looped 11".to_owned()) && both.contains(&"let go".to_owned()), "{both:?}");
+    lab.ok(&["apply", &pid, "looping.dll"]);
+    assert_eq!(service.ask("z"), "looping 110");
+    lab.ok(&["rollback", &pid, "looping.dll"]);
+    assert_eq!(service.ask("z"), "looping 11");
+    service.end();
 }
 
 #[test]
