@@ -24,6 +24,7 @@ mod redirect;
 pub mod rollback;
 pub mod space;
 pub mod state;
+pub mod system;
 mod transition;
 #[cfg(all(windows, target_arch = "x86_64"))]
 pub mod windows;

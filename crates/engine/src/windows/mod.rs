@@ -9,6 +9,7 @@ pub mod faults;
 mod run;
 mod stub;
 mod sys;
+pub mod system;
 pub mod watch;
 
 use std::collections::BTreeMap;

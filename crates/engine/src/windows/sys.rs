@@ -5,6 +5,8 @@
 use std::ffi::c_void;
 use std::mem::{size_of, zeroed};
 use std::ptr::{null, null_mut};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use windows_sys::Wdk::System::Memory::{NtMapViewOfSection, NtUnmapViewOfSection};
 use windows_sys::Wdk::System::SystemInformation::NtQuerySystemInformation;
@@ -55,6 +57,13 @@ pub(super) struct Handle(HANDLE);
 unsafe impl Send for Handle {}
 // SAFETY: as above; every use is a system call.
 unsafe impl Sync for Handle {}
+
+impl Handle {
+    /// Its value, for structures that name a process by it.
+    pub fn number(&self) -> u64 {
+        self.0 as u64
+    }
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
@@ -163,6 +172,35 @@ fn own_ntdll(name: &std::ffi::CStr) -> Option<unsafe extern "system" fn() -> isi
 /// Whether ntdll of this process has the function.
 pub(super) fn has_ntdll(name: &std::ffi::CStr) -> bool {
     own_ntdll(name).is_some()
+}
+
+/// Queries of NtManageHotPatch. Its other classes change something, and are not to be had here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum HotpatchQuery {
+    /// ManageHotPatchQueryPatches.
+    Registered = 2,
+    /// ManageHotPatchQueryActivePatches.
+    Active = 6,
+    /// ManageHotPatchCheckEnabled.
+    Enabled = 9,
+}
+
+/// NtManageHotPatch: the NTSTATUS; `None` where the system has no such function. `answer` holds the question first.
+pub(super) fn query_hotpatches(query: HotpatchQuery, answer: &mut [u8]) -> Option<u32> {
+    type Function = unsafe extern "system" fn(u32, *mut c_void, u32, *mut u32) -> i32;
+    let found = own_ntdll(c"NtManageHotPatch")?;
+    let mut size = 0;
+    // SAFETY: the signature is the one that phnt documents; `answer` is valid for its length.
+    let status = unsafe {
+        std::mem::transmute::<unsafe extern "system" fn() -> isize, Function>(found)(
+            query as u32,
+            answer.as_mut_ptr().cast(),
+            answer.len() as u32,
+            &mut size,
+        )
+    };
+    Some(status.cast_unsigned())
 }
 
 /// Version of Windows: (major, minor, build).
@@ -424,12 +462,12 @@ pub(super) fn set_event(event: &Handle) -> Result<()> {
 }
 
 /// Ticks of RtlQueryPerformanceCounter as a duration.
-pub(super) fn duration_of_ticks(ticks: u64) -> std::time::Duration {
+pub(super) fn duration_of_ticks(ticks: u64) -> Duration {
     let mut frequency = 0i64;
     // SAFETY: `frequency` is a local.
     unsafe { QueryPerformanceFrequency(&mut frequency) };
     let nanoseconds = u128::from(ticks) * 1_000_000_000 / u128::from(frequency.max(1).cast_unsigned());
-    std::time::Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
 }
 
 /// Wait for the first of `handles`; `None` after `milliseconds`.
@@ -593,21 +631,27 @@ pub(super) fn leave_interrupts_to_child() {
     unsafe { SetConsoleCtrlHandler(Some(handler), 1) };
 }
 
-static INTERRUPTED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+static INTERRUPTED: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 
 /// Note Ctrl-C, Ctrl-Break and the end of console or session, and do not end at once.
 pub(super) fn notice_interrupts() {
+    // Called by a thread of its own.
     unsafe extern "system" fn handler(_: u32) -> BOOL {
-        INTERRUPTED.store(true, std::sync::atomic::Ordering::SeqCst);
+        *INTERRUPTED.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        INTERRUPTED.1.notify_all();
         1
     }
     // SAFETY: the handler is a function of ours that lives for ever.
     unsafe { SetConsoleCtrlHandler(Some(handler), 1) };
 }
 
-/// Whether one of them came.
-pub(super) fn interrupted() -> bool {
-    INTERRUPTED.load(std::sync::atomic::Ordering::SeqCst)
+/// Wait until one of them comes; true if one has come.
+pub(super) fn wait_for_interrupt(at_most: Duration) -> bool {
+    let come = INTERRUPTED.0.lock().unwrap_or_else(PoisonError::into_inner);
+    match INTERRUPTED.1.wait_timeout_while(come, at_most, |come| !*come) {
+        Ok((come, _)) => *come,
+        Err(poisoned) => *poisoned.into_inner().0,
+    }
 }
 
 /// GetUserNameW.
