@@ -118,20 +118,17 @@ fn a_published_catalog_is_trusted_first_and_its_patches_then() {
     BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let pid = line.split_whitespace().find_map(|word| word.strip_prefix("pid=")).unwrap().to_owned();
     let watch = "watch --catalog history/public --allow-unsigned --program service.exe --once";
-    // Of a catalog that nobody vouches for nothing is taken.
-    let public = lab.folder.join("history/public");
-    let first_root = lab.folder.join("root.json");
-    let published = fs::read_dir(&public).unwrap().map(|entry| entry.unwrap().path());
-    let named =
-        |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with("root.json"));
-    fs::copy(published.into_iter().find(named).unwrap(), &first_root).unwrap();
-    let forged = fs::read_to_string(&first_root).unwrap().replacen("Example", "Exbmple", 1);
-    fs::write(lab.folder.join("forged.json"), if forged.contains("Exbmple") { forged } else { "{}".into() }).unwrap();
+    // Of a catalog that somebody else vouches for nothing is taken.
+    let root = fs::read_to_string(lab.folder.join("history/root.json")).unwrap();
+    let signature = root.find(r#""sig""#).unwrap() + 40;
+    let other = if root.as_bytes()[signature] == b'0' { "1" } else { "0" };
+    let forged = [&root[..signature], other, &root[signature + 1..]].concat();
+    fs::write(lab.folder.join("forged.json"), forged).unwrap();
     let refused = lab.hotgraft(&format!("{watch} --root forged.json --state seen.json")).output().unwrap();
     assert!(!refused.status.success());
     assert!(!lab.folder.join("seen.json").exists());
     lab.ok(&format!("status --pid {pid} --expect 0"));
-    lab.ok(&format!("{watch} --root root.json --state seen.json"));
+    lab.ok(&format!("{watch} --root history/root.json --state seen.json"));
     let status = valid("status.json", &lab.ok(&format!("status --pid {pid} --expect 1 --format json")));
     assert_eq!(status["as_expected"], true, "{status}");
     // From now on what was seen is enough, and must not be taken back.

@@ -195,8 +195,9 @@ impl Lab {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
+    /// One whose workers rest now and then, as those of a server do that waits for requests.
     fn service(&self, threads: u32) -> Service {
-        self.start(&[&threads.to_string()])
+        self.start(&[&threads.to_string(), "paced"])
     }
 
     fn start(&self, arguments: &[&str]) -> Service {
@@ -454,7 +455,7 @@ fn a_held_loader_lock_delays_nobody_but_the_patch() {
 #[test]
 fn a_service_under_load_is_patched_and_rolled_back() {
     let (lab, _turn) = lab();
-    let mut service = lab.service(8);
+    let mut service = lab.start(&["8"]);
     let pid = service.pid.clone();
     assert_eq!(service.number("hits"), 0);
     let said = lab.ok(&["apply", &pid, "first.dll"]);
@@ -592,7 +593,7 @@ fn a_watch_patches_what_starts_and_leaves_alone_what_was_decided() {
     // One that runs already, with the highest sequence; one that starts meanwhile.
     until("service.exe patched with 2");
     assert_eq!(before.ask("a"), "answer 12 twice 30");
-    let mut later = lab.start_any(&["2"]);
+    let mut later = lab.start_any(&["2", "paced"]);
     until("service.exe patched with 2");
     until("pass 2 0");
     assert_eq!(later.ask("a"), "answer 12 twice 30");
