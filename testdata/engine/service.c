@@ -218,9 +218,11 @@ static DWORD WINAPI work(void *argument)
     return 0;
 }
 
+// Pointers to functions lie on its stack meanwhile.
 static DWORD WINAPI keep(void *argument)
 {
-    return hold((int)(INT_PTR)argument);
+    int (*volatile pointers[3])(int) = {answer, deep, looping};
+    return hold((int)(INT_PTR)argument) + (pointers[0] == pointers[1]);
 }
 
 static DWORD WINAPI dive(void *argument)

@@ -14,8 +14,10 @@ pub struct Forbidden {
     pub start: u64,
     /// One past the last address (VA).
     pub end: u64,
-    /// Addresses in it at which an instruction pointer does no harm: whole instructions begin there before and after.
-    pub harmless: [u64; 2],
+    /// Addresses in it at which an instruction pointer does no harm.
+    pub harmless_ips: [u64; 2],
+    /// Values on a stack that do none. Pointers to functions are often among them, so entries should be.
+    pub harmless_returns: [u64; 2],
 }
 
 /// What is to be done at once.
@@ -61,10 +63,11 @@ pub fn in_the_way(threads: &[ThreadState], forbidden: &[Forbidden]) -> Option<Ex
         for (range, of) in forbidden.iter().enumerate() {
             let inside = |address: u64| address >= of.start && address < of.end;
             let found = |address| Some(Exchanged::InTheWay { thread: thread.id, address, range });
-            if inside(thread.ip) && !of.harmless.contains(&thread.ip) {
+            if inside(thread.ip) && !of.harmless_ips.contains(&thread.ip) {
                 return found(thread.ip);
             }
-            if let Some(&address) = thread.return_addresses.iter().find(|&&address| inside(address)) {
+            let returns = |address: &&u64| inside(**address) && !of.harmless_returns.contains(*address);
+            if let Some(&address) = thread.return_addresses.iter().find(returns) {
                 return found(address);
             }
         }

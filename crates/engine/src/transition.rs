@@ -122,7 +122,10 @@ impl Transition<'_> {
             let (start, end) = (entry - before, entry + after);
             let changes = |write: &CodeWrite| write.address < end && write.address + write.bytes.len() as u64 > start;
             if writes.iter().any(changes) {
-                all.push((Forbidden { start, end, harmless: [entry, start] }, redirect.entry.name.clone()));
+                // Whole instructions begin at the entry and at the first byte, before and after.
+                let harmless = [entry, start];
+                let range = Forbidden { start, end, harmless_ips: harmless, harmless_returns: harmless };
+                all.push((range, redirect.entry.name.clone()));
             }
         }
         let kept = |redirect: &Redirect<'_>, others: &[Redirect<'_>]| {
@@ -228,12 +231,12 @@ fn foreign_hook(space: &dyn AddressSpace, redirect: &Redirect<'_>, expected: &Co
     }
 }
 
-/// A whole function, its first instruction included: a loop may lead back there. A call that is its last instruction
-/// returns to where the next function begins, so that address counts as a return address, and does no harm as an
-/// instruction pointer.
+/// A whole function, its first instruction included: a loop may lead back there. No call of it returns there, so a value
+/// on a stack is a pointer to it. A call that is its last instruction returns to where the next function begins, so that
+/// address counts as a return address, and does no harm as an instruction pointer.
 fn whole(start: u64, size: u32) -> Forbidden {
     let end = start + size as u64;
-    Forbidden { start, end: end + 1, harmless: [end; 2] }
+    Forbidden { start, end: end + 1, harmless_ips: [end; 2], harmless_returns: [start; 2] }
 }
 
 /// The replacement that an old redirect leads to.

@@ -449,8 +449,7 @@ fn a_thread_in_the_way_is_waited_for_and_then_named() {
         thread(alpha - 3, &[]),
         thread(gamma + 4, &[]),
         thread(0x1000, &[0x2000, gamma + 2]),
-        // A call that ends right before the entry returns to it; the entry itself is about to change.
-        thread(0x1000, &[gamma]),
+        thread(0x1000, &[gamma + 1]),
     ] {
         let mut space = loaded();
         space.set_threads(vec![thread(0x10, &[]), state.clone()]);
@@ -471,7 +470,12 @@ fn a_thread_in_the_way_is_waited_for_and_then_named() {
     }
     // At the entry, behind the changed bytes, or in the old function's caller: no harm.
     let mut space = loaded();
-    space.set_threads(vec![thread(alpha, &[alpha + 2]), thread(gamma, &[gamma + 5]), thread(gamma + 5, &[])]);
+    // So does a pointer to the function that lies on a stack.
+    space.set_threads(vec![
+        thread(alpha, &[alpha + 2, alpha, gamma]),
+        thread(gamma, &[gamma + 5]),
+        thread(gamma + 5, &[]),
+    ]);
     apply(&mut space, AT, &patch(&first(&base)), &trial()).unwrap();
 }
 
@@ -488,7 +492,13 @@ fn quiescence_keeps_threads_out_of_the_whole_function() {
         apply(&mut space, AT, &patch_one, &trial()),
         Err(ApplyError::ThreadInTheWay { address, .. }) if address == alpha + 9
     ));
-    space.set_threads(Vec::new());
+    // At its first instruction, to which a loop may lead; behind a call that is its last instruction.
+    for state in [thread(alpha, &[]), thread(0x10, &[alpha + 16])] {
+        space.set_threads(vec![state]);
+        assert!(matches!(apply(&mut space, AT, &patch_one, &trial()), Err(ApplyError::ThreadInTheWay { .. })));
+    }
+    // A pointer to it is not a frame of it, and what follows it is another function.
+    space.set_threads(vec![thread(alpha + 16, &[alpha])]);
     let one = apply(&mut space, AT, &patch_one, &trial()).unwrap();
     // Taking it back needs the replacement to be empty as well.
     space.set_threads(vec![thread(one.patch_address + PATCH_TEXT as u64, &[])]);

@@ -558,6 +558,14 @@ fn a_thread_in_a_function_that_must_be_empty_is_named() {
     let said = lab.refused(&["apply", &pid, "hold.dll"]);
     assert!(said.contains("is in hold") && said.contains("gave up after"), "{said}");
     assert!(service.number("total") > 0);
+    // A pointer to a function is not a frame of it, wherever it lies.
+    lab.ok(&["apply", &pid, "first.dll"]);
+    assert_eq!(service.ask("a"), "answer 12 twice 20");
+    lab.ok(&["rollback", &pid, "first.dll"]);
+    for empty in ["deep-empty.dll", "looping.dll"] {
+        lab.ok(&["apply", &pid, empty]);
+        lab.ok(&["rollback", &pid, empty]);
+    }
     assert_eq!(service.ask("l"), "let go");
     lab.ok(&["apply", &pid, "hold.dll"]);
     service.end();

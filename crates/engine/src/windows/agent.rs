@@ -186,9 +186,10 @@ impl Agent {
     /// Lists for an exchange.
     fn lists(&self, exchange: &Exchange<'_>) -> Result<()> {
         let mut lists = Lists { at: self.shared.theirs + DATA, bytes: Vec::new() };
-        let forbidden = lists.words(
-            exchange.forbidden.iter().flat_map(|range| [range.start, range.end, range.harmless[0], range.harmless[1]]),
-        );
+        let forbidden = lists.words(exchange.forbidden.iter().flat_map(|range| {
+            let ([a, b], [c, d]) = (range.harmless_ips, range.harmless_returns);
+            [range.start, range.end, a, b, c, d]
+        }));
         // Page by page, because the old protection is restored as it was on each.
         let single: Vec<u64> = pages(exchange.writes)
             .iter()

@@ -561,7 +561,11 @@ hotgraft_agent_begin:
     cmp rax, [rsi]
     jb .Lhotgraft_way_range_next
     cmp rax, [rsi + 8]
-    jb .Lhotgraft_way_found
+    jae .Lhotgraft_way_range_next
+    cmp rax, [rsi + 32]
+    je .Lhotgraft_way_range_next
+    cmp rax, [rsi + 40]
+    jne .Lhotgraft_way_found
 .Lhotgraft_way_range_next:
     add rsi, {FORBIDDEN_SIZE}
     inc rdi

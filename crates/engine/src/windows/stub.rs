@@ -109,8 +109,9 @@ pub(super) mod thread {
     pub const SP: usize = 0x40;
 }
 
-/// Bytes of a forbidden range: start, end, two addresses at which an instruction pointer does no harm.
-pub(super) const FORBIDDEN_SIZE: u64 = 32;
+/// Bytes of a forbidden range: start, end, two addresses at which an instruction pointer does no harm, two at which a value
+/// on a stack does none.
+const FORBIDDEN_SIZE: u64 = 48;
 
 /// Deepest stack that is scanned, bytes.
 const MAX_STACK: u64 = 0x400_0000;
