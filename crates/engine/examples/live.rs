@@ -113,7 +113,7 @@ mod live {
                 let mut space = LiveProcess::open(pid.parse()?, Access::Change)?;
                 let base = find_base(&space, first.graft())?;
                 for _ in 0..count.parse::<u32>()? {
-                    let mut say = |space: &mut LiveProcess, pause: Duration| -> Result<(), Box<dyn Error>> {
+                    let say = |space: &mut LiveProcess, pause: Duration| -> Result<(), Box<dyn Error>> {
                         println!("{} {}", pause.as_micros(), space.shortest_pause()?.as_micros());
                         Ok(())
                     };
@@ -158,8 +158,12 @@ mod live {
                 let (mut failed, mut unnoticed, mut late) = (0, 0, 0);
                 for number in (1..).step_by(step.parse()?) {
                     faults::plan(Some((number, Fault::Fail)));
+                    let started = std::time::Instant::now();
                     let outcome = change(pid, &patch, what);
                     let (calls, at) = faults::calls();
+                    if started.elapsed() > Duration::from_secs(5) {
+                        println!("slow: call {number} ({at}) {:?} {outcome:?}", started.elapsed());
+                    }
                     faults::plan(None);
                     if at.is_empty() {
                         outcome?;
