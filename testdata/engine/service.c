@@ -12,7 +12,7 @@
 
 EXPORT volatile LONG hits = 0;
 EXPORT volatile LONG held = 0;
-static volatile LONG paced = 0, stop = 0, wrong = 0, sink = 0;
+static volatile LONG paced = 0, stop = 0, spinning = 0, wrong = 0, sink = 0;
 static volatile LONG64 total = 0;
 
 // Old: one more.
@@ -69,6 +69,77 @@ __asm__(".text\n"
         ".section .drectve\n"
         ".ascii \" -export:crossing\"\n"
         ".text\n");
+
+// Its loop leads back to its first instruction. Goes on while `held`.
+EXPORT int looping(int value);
+__asm__(".text\n"
+        ".balign 16\n"
+        ".skip 16, 0xcc\n"
+        ".globl looping\n"
+        "looping:\n"
+        "pause\n"
+        "cmpl $0, held(%rip)\n"
+        "jne looping\n"
+        "leal 1(%rcx), %eax\n"
+        "ret\n"
+        ".skip 16, 0xcc\n"
+        ".section .drectve\n"
+        ".ascii \" -export:looping\"\n"
+        ".text\n");
+
+// The replacement of `through` calls this.
+FUNCTION int throw_it(int value)
+{
+    sink = value;
+    RaiseException(0xe0000001, 0, 0, NULL);
+    return value;
+}
+
+// Old: throws nothing.
+FUNCTION int through(int value)
+{
+    sink = value;
+    return value;
+}
+
+// Calls `through`: 1 if an exception came out of it, plus 2 if rbx is not then what it was before the call.
+int catcher(void);
+__asm__(".text\n"
+        ".balign 16\n"
+        ".globl catcher\n"
+        ".seh_proc catcher\n"
+        "catcher:\n"
+        "pushq %rbx\n"
+        ".seh_pushreg %rbx\n"
+        "subq $32, %rsp\n"
+        ".seh_stackalloc 32\n"
+        ".seh_endprologue\n"
+        "movl $0x1234, %ebx\n"
+        "movl $5, %ecx\n"
+        ".Lguarded:\n"
+        "call through\n"
+        "nop\n"
+        ".Lguarded_end:\n"
+        "xorl %eax, %eax\n"
+        "jmp .Lcompare\n"
+        ".Lcaught:\n"
+        "movl $1, %eax\n"
+        ".Lcompare:\n"
+        "cmpl $0x1234, %ebx\n"
+        "je .Lcatcher_end\n"
+        "addl $2, %eax\n"
+        ".Lcatcher_end:\n"
+        "addq $32, %rsp\n"
+        "popq %rbx\n"
+        "ret\n"
+        ".seh_handler __C_specific_handler, @except\n"
+        ".seh_handlerdata\n"
+        ".long 1\n"
+        ".rva .Lguarded, .Lguarded_end\n"
+        ".long 1\n" // Whatever it is, catch it.
+        ".rva .Lcaught\n"
+        ".text\n"
+        ".seh_endproc\n");
 
 int main(int count, char **arguments);
 
@@ -147,9 +218,11 @@ static DWORD WINAPI work(void *argument)
     return 0;
 }
 
+// Pointers to functions lie on its stack meanwhile.
 static DWORD WINAPI keep(void *argument)
 {
-    return hold((int)(INT_PTR)argument);
+    int (*volatile pointers[3])(int) = {answer, deep, looping};
+    return hold((int)(INT_PTR)argument) + (pointers[0] == pointers[1]);
 }
 
 static DWORD WINAPI dive(void *argument)
@@ -157,6 +230,16 @@ static DWORD WINAPI dive(void *argument)
     int result = deep((int)(INT_PTR)argument);
     sink = result;
     printf("dived %d\n", result);
+    fflush(stdout);
+    return 0;
+}
+
+static DWORD WINAPI loop(void *argument)
+{
+    (void)argument;
+    spinning = 1;
+    int result = looping(10);
+    printf("looped %d\n", result);
     fflush(stdout);
     return 0;
 }
@@ -294,11 +377,25 @@ int main(int count, char **arguments)
                 Sleep(1);
             printf("deep\n");
             break;
+        case 'y':
+            held = 1;
+            CreateThread(NULL, 0, loop, NULL, 0, NULL);
+            while (!spinning)
+                Sleep(1);
+            Sleep(20);
+            printf("looping\n");
+            break;
+        case 'e':
+            printf("caught %d\n", catcher());
+            break;
         case 's':
             printf("port %d\n", open_port());
             break;
         case 't':
             printf("request %.2f\n", time_of_request());
+            break;
+        case 'z':
+            printf("looping %d\n", looping(10));
             break;
         case 'p':
             printf("crossing %d\n", crossing(10));

@@ -71,6 +71,21 @@ pub fn build_for_windows(profile: Profile) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Builds the agent for Windows; returns the DLL and its import library.
+///
+/// # Errors
+/// If it does not build.
+pub fn build_agent(profile: Profile) -> Result<[PathBuf; 2]> {
+    let mut cargo = cargo();
+    cargo.args(["build", "--quiet", "--locked", "--package", "hotgraft-agent", "--target", WINDOWS]);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    command::loud(&mut cargo)?;
+    let folder = target_folder().join(WINDOWS).join(profile.folder());
+    Ok([folder.join("hotgraft_agent.dll"), folder.join("libhotgraft_agent.dll.a")])
+}
+
 /// `bcryptprimitives.dll` for Wine releases without it: Rust's standard library imports its one function.
 fn build_shim(folder: &Path) -> Result<()> {
     let mut compile = Command::new(tools::MINGW_GCC);

@@ -566,9 +566,10 @@ pub struct WatchArgs {
     /// Load patches that nobody signed (for trials; a policy can forbid it).
     #[arg(long)]
     pub allow_unsigned: bool,
-    /// How often to look for processes and images.
-    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000))]
-    pub poll: u64,
+    /// How often to look for processes and images (default: as often as a twentieth of one processor allows, at most every 5
+    /// and at least every 100 milliseconds).
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub poll: Option<u64>,
     /// For how long one attempt may look for a safe moment.
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     pub timeout: u64,

@@ -106,15 +106,23 @@ mod live {
                 println!("{}", serde_json::to_string(&assess(&space, &patch)?)?);
             }
             ["cycle", pid, count, first, second] => {
-                // Apply, successor, roll back, over and over: prints the pauses in microseconds.
+                // Apply, successor, roll back, over and over: prints each pause, and beside it the shortest one that there
+                // could have been at that time, in microseconds.
                 let (first, second) =
                     (PatchFile::parse(&std::fs::read(first)?)?, PatchFile::parse(&std::fs::read(second)?)?);
                 let mut space = LiveProcess::open(pid.parse()?, Access::Change)?;
                 let base = find_base(&space, first.graft())?;
                 for _ in 0..count.parse::<u32>()? {
-                    println!("{}", apply(&mut space, base, &first, &options())?.pause.as_micros());
-                    println!("{}", apply(&mut space, base, &second, &options())?.pause.as_micros());
-                    println!("{}", rollback(&mut space, base, &RollbackOptions::default())?.pause.as_micros());
+                    let say = |space: &mut LiveProcess, pause: Duration| -> Result<(), Box<dyn Error>> {
+                        println!("{} {}", pause.as_micros(), space.shortest_pause()?.as_micros());
+                        Ok(())
+                    };
+                    let pause = apply(&mut space, base, &first, &options())?.pause;
+                    say(&mut space, pause)?;
+                    let pause = apply(&mut space, base, &second, &options())?.pause;
+                    say(&mut space, pause)?;
+                    let pause = rollback(&mut space, base, &RollbackOptions::default())?.pause;
+                    say(&mut space, pause)?;
                 }
             }
             ["fault", pid, file, what, number] => {
@@ -150,8 +158,12 @@ mod live {
                 let (mut failed, mut unnoticed, mut late) = (0, 0, 0);
                 for number in (1..).step_by(step.parse()?) {
                     faults::plan(Some((number, Fault::Fail)));
+                    let started = std::time::Instant::now();
                     let outcome = change(pid, &patch, what);
                     let (calls, at) = faults::calls();
+                    if started.elapsed() > Duration::from_secs(5) {
+                        println!("slow: call {number} ({at}) {:?} {outcome:?}", started.elapsed());
+                    }
                     faults::plan(None);
                     if at.is_empty() {
                         outcome?;

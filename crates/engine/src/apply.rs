@@ -137,7 +137,8 @@ pub struct Applied {
     pub attempts: u32,
 }
 
-/// Apply `patch` to the image at `image_base`. An error means that no code of the target was changed.
+/// Apply `patch` to the image at `image_base`. An error means that no code of the target was changed,
+/// with the one exception of [`ApplyError::ChangedAfterwards`].
 ///
 /// A patch that supersedes another one takes its place in one transition: entries that only the old one had are
 /// restored. The old one's image stays mapped, because frames may be in it.
@@ -205,7 +206,8 @@ pub fn apply(
             attempts: pause.attempts,
         }),
         Err(error) => {
-            if reused.is_none() {
+            // Code may lead there where it was changed once more after it was patched.
+            if reused.is_none() && !matches!(error, ApplyError::ChangedAfterwards { .. }) {
                 placed.release(space);
             }
             Err(error)

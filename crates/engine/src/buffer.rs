@@ -4,6 +4,8 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
+use crate::apply::Phase;
+use crate::exchange::{self, Exchange, Exchanged};
 use crate::pe::{self, Headers, PeError, SCN_EXECUTE, SCN_WRITE};
 use crate::space::{AddressSpace, PAGE, Protection, Region, SpaceError, ThreadState};
 
@@ -37,7 +39,9 @@ pub struct BufferSpace {
     /// States of the threads at later suspensions, in order, before `threads`.
     coming: Vec<Vec<ThreadState>>,
     missing_imports: bool,
-    suspended: u32,
+    /// What somebody else writes as soon as the threads run again.
+    foreign: Vec<(u64, Vec<u8>)>,
+    suspended: bool,
     unwind: BTreeMap<u64, (u64, u32)>,
     call_targets: Vec<u64>,
     operations: Cell<u64>,
@@ -134,7 +138,7 @@ impl BufferSpace {
         self.missing_imports = true;
     }
 
-    /// What `suspend` reports.
+    /// Where the threads are.
     pub fn set_threads(&mut self, threads: Vec<ThreadState>) {
         self.threads = threads;
     }
@@ -146,7 +150,7 @@ impl BufferSpace {
 
     /// Whether threads are suspended.
     pub fn is_suspended(&self) -> bool {
-        self.suspended > 0
+        self.suspended
     }
 
     /// Registered unwind tables: (table, (base, count)), by address.
@@ -176,9 +180,27 @@ impl BufferSpace {
         Ok(())
     }
 
+    /// Change bytes right after the next exchange: what a tool does that sees to it that its own hook stays.
+    pub fn poke_after_exchange(&mut self, address: u64, bytes: &[u8]) {
+        self.foreign.push((address, bytes.to_vec()));
+    }
+
     /// All memory and protections, to compare two moments.
     pub fn snapshot(&self) -> Vec<(u64, Vec<u8>, Vec<Protection>)> {
         self.blocks.iter().map(|(&at, block)| (at, block.bytes.clone(), block.protections.clone())).collect()
+    }
+
+    fn suspend(&mut self) -> Result<Vec<ThreadState>, SpaceError> {
+        self.step("suspend", 0, 0)?;
+        self.suspended = true;
+        if !self.coming.is_empty() {
+            return Ok(self.coming.remove(0));
+        }
+        Ok(self.threads.clone())
+    }
+
+    fn resume(&mut self) {
+        self.suspended = false;
     }
 
     fn step(&self, operation: &'static str, address: u64, size: u64) -> Result<(), SpaceError> {
@@ -335,19 +357,17 @@ impl AddressSpace for BufferSpace {
         Ok(self.import_address(dll, name))
     }
 
-    fn suspend(&mut self) -> Result<Vec<ThreadState>, SpaceError> {
-        self.step("suspend", 0, 0)?;
-        self.suspended += 1;
-        if !self.coming.is_empty() {
-            return Ok(self.coming.remove(0));
-        }
+    fn threads(&mut self) -> Result<Vec<ThreadState>, SpaceError> {
+        self.step("threads", 0, 0)?;
         Ok(self.threads.clone())
     }
 
-    fn resume(&mut self) -> Result<(), SpaceError> {
-        // A system that cannot resume a thread of its own suspending is not a case that can be survived.
-        self.suspended = self.suspended.saturating_sub(1);
-        Ok(())
+    fn exchange(&mut self, exchange: &Exchange<'_>, ask: &dyn Fn(Phase) -> bool) -> Result<Exchanged, SpaceError> {
+        let done = exchange::in_steps(self, exchange, ask, BufferSpace::suspend, BufferSpace::resume);
+        for (address, bytes) in std::mem::take(&mut self.foreign) {
+            self.poke(address, &bytes)?;
+        }
+        done
     }
 
     fn register_unwind(&mut self, base: u64, table: u64, count: u32) -> Result<(), SpaceError> {

@@ -6,7 +6,8 @@ use crate::memory::MemoryError;
 use crate::patch::PatchError;
 use crate::space::SpaceError;
 
-/// Why nothing was changed. Whatever the reason, the target's code is byte for byte what it was.
+/// Why nothing was changed. Whatever the reason but one, [`ApplyError::ChangedAfterwards`], the target's code is byte for
+/// byte what it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApplyError {
@@ -137,6 +138,21 @@ pub enum ApplyError {
         attempts: u32,
         /// Time spent.
         waited: Duration,
+    },
+    /// The change was made, and right afterwards somebody else changed the entry. The one error that leaves the patch (or
+    /// after a roll back: its absence) in effect.
+    #[error(
+        "the entry of {function} at {address:#x} was changed by somebody else right after: expected {expected}, found {found}"
+    )]
+    ChangedAfterwards {
+        /// Function.
+        function: String,
+        /// First compared byte (VA).
+        address: u64,
+        /// Expected bytes, hex.
+        expected: String,
+        /// Found bytes, hex.
+        found: String,
     },
     /// The base image could not be read.
     #[error(transparent)]

@@ -11,13 +11,21 @@ use crate::space::AddressSpace;
 
 pub(crate) use hotgraft_hotpatch::hex::text as hex;
 
-/// GUID and age as a PDB path of a symbol server writes them.
+/// GUID in its usual form, without braces, and behind a slash the age in hexadecimal digits.
 pub fn pdb_text(pdb: &Option<([u8; 16], u32)>) -> String {
     match pdb {
         None => "none".into(),
         Some((g, age)) => {
-            let head = [g[3], g[2], g[1], g[0], g[5], g[4], g[7], g[6]];
-            format!("{}{}{age:X}", hex(&head).to_uppercase(), hex(&g[8..]).to_uppercase())
+            let part = |bytes: &[u8]| hex(bytes).to_uppercase();
+            let (first, second, third) = ([g[3], g[2], g[1], g[0]], [g[5], g[4]], [g[7], g[6]]);
+            format!(
+                "{}-{}-{}-{}-{}/{age:x}",
+                part(&first),
+                part(&second),
+                part(&third),
+                part(&g[8..10]),
+                part(&g[10..])
+            )
         }
     }
 }

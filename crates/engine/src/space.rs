@@ -1,5 +1,8 @@
 //! The one thing the engine knows of its target.
 
+use crate::apply::Phase;
+use crate::exchange::{Exchange, Exchanged, Forbidden};
+
 /// Page protection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -54,12 +57,12 @@ pub struct Region {
     pub private: bool,
 }
 
-/// One write of a [`AddressSpace::commit`].
+/// Bytes at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CodeWrite {
     /// First byte (VA).
     pub address: u64,
-    /// What is written.
+    /// The bytes.
     pub bytes: Vec<u8>,
 }
 
@@ -86,14 +89,19 @@ pub trait AddressSpace {
     fn regions(&self) -> Result<Vec<Region>, SpaceError>;
     /// Address of an exported function, loading the DLL if it is not there yet. `#N` names the export with ordinal N.
     fn import(&mut self, dll: &str, name: &str) -> Result<u64, SpaceError>;
-    /// Called before `suspend`, while the threads run: whatever takes time and can be done before.
-    fn prepare(&mut self) -> Result<(), SpaceError> {
-        Ok(())
+    /// Where the threads are. Each is looked at for itself, while the others may run.
+    fn threads(&mut self) -> Result<Vec<ThreadState>, SpaceError>;
+    /// Whether this thread is in a forbidden range: where (VA), or `None`. Address spaces that cannot look at one thread
+    /// alone say `None`, and [`AddressSpace::exchange`] finds out.
+    fn probe(&mut self, thread: u32, forbidden: &[Forbidden]) -> Result<Option<u64>, SpaceError> {
+        let _ = (thread, forbidden);
+        Ok(None)
     }
-    /// Stop every other thread and say where they are. Nested calls count.
-    fn suspend(&mut self) -> Result<Vec<ThreadState>, SpaceError>;
-    /// Let them go.
-    fn resume(&mut self) -> Result<(), SpaceError>;
+    /// Stop all threads, check where they are and what memory holds, write all of the writes in order, or none of them,
+    /// and let the threads go, whatever comes of it. Protections are afterwards what they were, and no page is ever
+    /// writable and executable at once. A target whose caller can be killed must see to it that even then all or none is
+    /// written, and no thread stays suspended. `ask` is asked before each phase, at the latest when nothing is written.
+    fn exchange(&mut self, exchange: &Exchange<'_>, ask: &dyn Fn(Phase) -> bool) -> Result<Exchanged, SpaceError>;
     /// Make an unwind table known (`table` holds `count` RUNTIME_FUNCTIONs relative to `base`).
     fn register_unwind(&mut self, base: u64, table: u64, count: u32) -> Result<(), SpaceError>;
     /// Take it back.
@@ -102,104 +110,7 @@ pub trait AddressSpace {
     fn register_call_targets(&mut self, base: u64, size: u64, offsets: &[u32]) -> Result<(), SpaceError>;
     /// Make changed code visible to all processors.
     fn flush(&mut self, address: u64, size: u64) -> Result<(), SpaceError>;
-    /// Write all of `writes`, in order, or none of them. Called while the threads are suspended; protections are
-    /// afterwards what they were, and no page is ever writable and executable at once. A target whose caller can be
-    /// killed must see to it that even then all or none is written.
-    fn commit(&mut self, writes: &[CodeWrite]) -> Result<(), SpaceError> {
-        commit_in_steps(self, writes)
-    }
 }
 
 /// Bytes of a page.
 pub const PAGE: u64 = 0x1000;
-
-/// [`AddressSpace::commit`] by single operations, undone on failure.
-fn commit_in_steps<S: AddressSpace + ?Sized>(space: &mut S, writes: &[CodeWrite]) -> Result<(), SpaceError> {
-    let mut before = Vec::with_capacity(writes.len());
-    for write in writes {
-        let mut bytes = vec![0; write.bytes.len()];
-        space.read(write.address, &mut bytes)?;
-        before.push(CodeWrite { address: write.address, bytes });
-    }
-    let mut opened: Vec<(u64, u64, Protection)> = Vec::new();
-    let mut written = 0;
-    let result = (|| {
-        for (address, size) in pages(writes) {
-            opened.extend(space.protect(address, size, Protection::ReadWrite)?);
-        }
-        for write in writes {
-            // Counted before it is tried: a failed write may have written a part.
-            written += 1;
-            space.write(write.address, &write.bytes)?;
-        }
-        Ok(())
-    })();
-    let mut outcome = result;
-    if outcome.is_err() {
-        undo_writes(space, &before[..written]);
-    }
-    for index in 0..opened.len() {
-        let (address, size, protection) = opened[index];
-        if let Err(error) = space.protect(address, size, protection) {
-            if outcome.is_ok() {
-                // The pages restored so far are closed again: open them for the way back.
-                for &(address, size, _) in &opened[..index] {
-                    let _ = space.protect(address, size, Protection::ReadWrite);
-                }
-                undo_writes(space, &before);
-                for &(address, size, protection) in &opened {
-                    let _ = space.protect(address, size, protection);
-                }
-                outcome = Err(error);
-                break;
-            }
-            // Once more: there is nothing better to do on the way out of a failure.
-            let _ = space.protect(address, size, protection);
-        }
-    }
-    if outcome.is_ok() {
-        for write in writes {
-            if let Err(error) = space.flush(write.address, write.bytes.len() as u64) {
-                for (address, size) in pages(writes) {
-                    let _ = space.protect(address, size, Protection::ReadWrite);
-                }
-                undo_writes(space, &before);
-                for &(address, size, protection) in &opened {
-                    let _ = space.protect(address, size, protection);
-                }
-                outcome = Err(error);
-                break;
-            }
-        }
-    }
-    outcome
-}
-
-fn undo_writes<S: AddressSpace + ?Sized>(space: &mut S, before: &[CodeWrite]) {
-    for write in before.iter().rev() {
-        let _ = space.write(write.address, &write.bytes);
-    }
-}
-
-/// The pages that `writes` touch, each once, as runs of (address, size), sorted.
-pub(crate) fn pages(writes: &[CodeWrite]) -> Vec<(u64, u64)> {
-    let mut all: Vec<u64> = writes
-        .iter()
-        .filter(|write| !write.bytes.is_empty())
-        .flat_map(|write| {
-            let first = write.address & !(PAGE - 1);
-            let last = (write.address + write.bytes.len() as u64 - 1) & !(PAGE - 1);
-            (first..=last).step_by(PAGE as usize)
-        })
-        .collect();
-    all.sort_unstable();
-    all.dedup();
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for page in all {
-        match runs.last_mut() {
-            Some((start, size)) if *start + *size == page => *size += PAGE,
-            _ => runs.push((page, PAGE)),
-        }
-    }
-    runs
-}

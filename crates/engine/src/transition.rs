@@ -6,24 +6,22 @@ use std::time::{Duration, Instant};
 
 use crate::apply::Phase;
 use crate::error::ApplyError;
+use crate::exchange::{Exchange, Exchanged, Forbidden};
 use crate::identity::hex;
 use crate::lineage::describe;
 use crate::memory::read_bytes;
 use crate::redirect::{Redirect, jump_target};
-use crate::space::{AddressSpace, CodeWrite, ThreadState};
+use crate::space::{AddressSpace, CodeWrite};
+
+/// Time between two attempts: at first, and at most.
+const FIRST_WAIT: Duration = Duration::from_millis(1);
+const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
 /// Asked before each phase; false stops there.
 pub(crate) type Hook<'a> = &'a dyn Fn(Phase) -> bool;
 
-/// A range that no thread may be in.
-#[derive(Clone, Debug)]
-struct Forbidden {
-    /// First and one past the last address (VA).
-    range: (u64, u64),
-    /// Addresses in it at which an instruction pointer does no harm: whole instructions begin there before and after.
-    harmless: [u64; 2],
-    function: String,
-}
+/// A range that no thread may be in, and the function that it belongs to.
+type Named = (Forbidden, String);
 
 /// How the pause went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,27 +36,6 @@ pub(crate) struct Pause {
 pub(crate) struct Transition<'a> {
     pub from: Vec<Redirect<'a>>,
     pub to: Vec<Redirect<'a>>,
-}
-
-/// Resumes on every way out.
-struct Suspended<'a> {
-    space: &'a mut dyn AddressSpace,
-    active: bool,
-}
-
-impl Suspended<'_> {
-    fn resume(mut self) -> Result<(), ApplyError> {
-        self.active = false;
-        Ok(self.space.resume()?)
-    }
-}
-
-impl Drop for Suspended<'_> {
-    fn drop(&mut self) {
-        if self.active {
-            let _ = self.space.resume();
-        }
-    }
 }
 
 impl Transition<'_> {
@@ -110,42 +87,45 @@ impl Transition<'_> {
         writes
     }
 
+    /// What the sites hold before.
+    fn sites(&self) -> Vec<CodeWrite> {
+        let (before, _) = self.bytes();
+        self.at_sites(&before)
+    }
+
+    fn at_sites(&self, bytes: &BTreeMap<u64, u8>) -> Vec<CodeWrite> {
+        let of = |redirect: &Redirect<'_>| {
+            let site = redirect.site();
+            let end = site + redirect.entry.expected.len() as u64;
+            CodeWrite { address: site, bytes: bytes.range(site..end).map(|(_, &byte)| byte).collect() }
+        };
+        self.all().map(of).collect()
+    }
+
     /// Every site must hold what it holds before, else somebody else was there.
     pub fn check_sites(&self, space: &dyn AddressSpace) -> Result<(), ApplyError> {
-        let (before, _) = self.bytes();
-        for redirect in self.all() {
-            let site = redirect.site();
-            let size = redirect.entry.expected.len();
-            let found = read_bytes(space, site, size)?;
-            let expected: Vec<u8> = before.range(site..site + size as u64).map(|(_, &byte)| byte).collect();
-            if found == expected {
-                continue;
+        for (redirect, expected) in self.all().zip(&self.sites()) {
+            let found = read_bytes(space, expected.address, expected.bytes.len())?;
+            if found != expected.bytes {
+                return Err(foreign_hook(space, redirect, expected, &found));
             }
-            let entry = redirect.entry_address();
-            let at = (entry - site) as usize;
-            let leads_to = jump_target(entry, &found[at..], &found[..at]);
-            return Err(ApplyError::ForeignHook {
-                function: redirect.entry.name.clone(),
-                address: site,
-                expected: hex(&expected),
-                found: hex(&found),
-                leads_to: leads_to.map(|address| describe(space, address)),
-            });
         }
         Ok(())
     }
 
-    fn forbidden(&self, writes: &[CodeWrite]) -> Vec<Forbidden> {
+    fn forbidden(&self, writes: &[CodeWrite]) -> Vec<Named> {
         let mut all = Vec::new();
         for redirect in self.all() {
             let entry = redirect.entry_address();
             let (before, after) = crate::redirect::extent(redirect.entry.method);
             // The bytes of the redirect as a whole: a jump whose distance alone changes must not be torn either.
-            let range = (entry - before, entry + after);
-            let changes =
-                |write: &CodeWrite| write.address < range.1 && write.address + write.bytes.len() as u64 > range.0;
+            let (start, end) = (entry - before, entry + after);
+            let changes = |write: &CodeWrite| write.address < end && write.address + write.bytes.len() as u64 > start;
             if writes.iter().any(changes) {
-                all.push(Forbidden { range, harmless: [entry, range.0], function: redirect.entry.name.clone() });
+                // Whole instructions begin at the entry and at the first byte, before and after.
+                let harmless = [entry, start];
+                let range = Forbidden { start, end, harmless_ips: harmless, harmless_returns: harmless };
+                all.push((range, redirect.entry.name.clone()));
             }
         }
         let kept = |redirect: &Redirect<'_>, others: &[Redirect<'_>]| {
@@ -153,80 +133,113 @@ impl Transition<'_> {
         };
         for redirect in self.to.iter().filter(|redirect| redirect.entry.quiesce && !kept(redirect, &self.from)) {
             let entry = redirect.entry_address();
-            let range = (entry, entry + redirect.entry.base_size as u64);
-            all.push(Forbidden { range, harmless: [entry; 2], function: redirect.entry.name.clone() });
-            for old in self.from.iter().filter(|old| old.entry.base_rva == redirect.entry.base_rva) {
-                all.push(replacement(old));
-            }
+            all.push((whole(entry, redirect.entry.base_size), redirect.entry.name.clone()));
+            let same = |old: &&Redirect<'_>| old.entry.base_rva == redirect.entry.base_rva;
+            all.extend(self.from.iter().filter(same).map(replacement));
         }
-        for old in self.from.iter().filter(|old| old.entry.quiesce && !kept(old, &self.to)) {
-            all.push(replacement(old));
-        }
+        all.extend(self.from.iter().filter(|old| old.entry.quiesce && !kept(old, &self.to)).map(replacement));
         all
     }
 
-    /// Wait for a safe moment and make the change. On any error the code is what it was.
+    /// Wait for a safe moment and make the change. On any error but [`ApplyError::ChangedAfterwards`] the code is what it
+    /// was.
     pub fn run(&self, space: &mut dyn AddressSpace, time_limit: Duration, hook: Hook<'_>) -> Result<Pause, ApplyError> {
         let writes = self.writes();
-        let forbidden = self.forbidden(&writes);
+        let (forbidden, functions): (Vec<Forbidden>, Vec<String>) = self.forbidden(&writes).into_iter().unzip();
+        let expected = self.sites();
+        let exchange = Exchange { forbidden: &forbidden, expected: &expected, writes: &writes };
         let started = Instant::now();
-        let mut wait = Duration::from_millis(1);
+        let mut wait = FIRST_WAIT;
         let mut attempts = 0;
+        // Who was in the way at the last attempt.
+        let mut last: Option<(u32, u64, usize)> = None;
         loop {
-            attempts += 1;
-            Phase::Suspend.ask(hook)?;
-            space.prepare()?;
-            let stopped = Instant::now();
-            let threads = space.suspend()?;
-            let suspended = Suspended { space, active: true };
-            Phase::CheckThreads.ask(hook)?;
-            let in_the_way = in_the_way(&threads, &forbidden);
-            if in_the_way.is_none() {
-                Phase::CheckSites.ask(hook)?;
-                self.check_sites(suspended.space)?;
-                Phase::Commit.ask(hook)?;
-                suspended.space.commit(&writes)?;
-                hook(Phase::Resume);
-                // From here on the patch is active: a failure to resume is reported, but undoes nothing.
-                suspended.resume()?;
-                return Ok(Pause { pause: stopped.elapsed(), attempts });
+            // As long as that thread is still there, the others need not stand still to find that out.
+            let still = match last {
+                Some((thread, _, range)) => space.probe(thread, &forbidden[range..=range])?,
+                None => None,
+            };
+            if still.is_none() {
+                attempts += 1;
+                Phase::Suspend.ask(hook)?;
+                match space.exchange(&exchange, hook)? {
+                    Exchanged::Done { pause } => {
+                        hook(Phase::Resume);
+                        self.check_afterwards(space)?;
+                        return Ok(Pause { pause, attempts });
+                    }
+                    Exchanged::InTheWay { thread, address, range } => last = Some((thread, address, range)),
+                    Exchanged::Changed { index } => return Err(self.changed(space, index, &expected)),
+                    Exchanged::Stopped(phase) => return Err(ApplyError::Stopped(phase.name())),
+                }
             }
-            suspended.resume()?;
             let waited = started.elapsed();
-            if let Some((thread, address, function)) = in_the_way
+            if let Some((thread, address, range)) = last
                 && waited >= time_limit
             {
+                let function = functions.get(range).cloned().unwrap_or_default();
                 return Err(ApplyError::ThreadInTheWay { thread, function, address, attempts, waited });
             }
             std::thread::sleep(wait.min(time_limit.saturating_sub(waited)));
-            wait = (wait * 2).min(Duration::from_millis(50));
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
+
+    /// Sites that are other than they were a moment ago.
+    fn changed(&self, space: &dyn AddressSpace, index: usize, expected: &[CodeWrite]) -> ApplyError {
+        match (self.all().nth(index), expected.get(index)) {
+            (Some(redirect), Some(expected)) => match read_bytes(space, expected.address, expected.bytes.len()) {
+                Ok(found) => foreign_hook(space, redirect, expected, &found),
+                // Its image is gone.
+                Err(error) => error.into(),
+            },
+            _ => ApplyError::Stopped(Phase::CheckSites.name()),
+        }
+    }
+
+    /// Now the sites hold what they hold after, unless somebody else was quick.
+    fn check_afterwards(&self, space: &dyn AddressSpace) -> Result<(), ApplyError> {
+        let (_, after) = self.bytes();
+        for (redirect, expected) in self.all().zip(&self.at_sites(&after)) {
+            // The target may have ended or unloaded the image since; that takes nothing from what was done.
+            let Ok(found) = read_bytes(space, expected.address, expected.bytes.len()) else {
+                continue;
+            };
+            if found != expected.bytes {
+                return Err(ApplyError::ChangedAfterwards {
+                    function: redirect.entry.name.clone(),
+                    address: expected.address,
+                    expected: hex(&expected.bytes),
+                    found: hex(&found),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn foreign_hook(space: &dyn AddressSpace, redirect: &Redirect<'_>, expected: &CodeWrite, found: &[u8]) -> ApplyError {
+    let entry = redirect.entry_address();
+    let at = ((entry - expected.address) as usize).min(found.len());
+    let leads_to = jump_target(entry, &found[at..], &found[..at]);
+    ApplyError::ForeignHook {
+        function: redirect.entry.name.clone(),
+        address: expected.address,
+        expected: hex(&expected.bytes),
+        found: hex(found),
+        leads_to: leads_to.map(|address| describe(space, address)),
+    }
+}
+
+/// A whole function, its first instruction included: a loop may lead back there. No call of it returns there, so a value
+/// on a stack is a pointer to it. A call that is its last instruction returns to where the next function begins, so that
+/// address counts as a return address, and does no harm as an instruction pointer.
+fn whole(start: u64, size: u32) -> Forbidden {
+    let end = start + size as u64;
+    Forbidden { start, end: end + 1, harmless_ips: [end; 2], harmless_returns: [start; 2] }
 }
 
 /// The replacement that an old redirect leads to.
-fn replacement(old: &Redirect<'_>) -> Forbidden {
-    let target = old.target();
-    Forbidden {
-        range: (target, target + old.entry.patch_size as u64),
-        // Even at its first instruction a thread would run the old replacement.
-        harmless: [u64::MAX; 2],
-        function: old.entry.name.clone(),
-    }
-}
-
-/// The first thread that is in a forbidden range: (thread, address, function).
-fn in_the_way(threads: &[ThreadState], forbidden: &[Forbidden]) -> Option<(u32, u64, String)> {
-    for thread in threads {
-        for range in forbidden {
-            let inside = |address: u64| address >= range.range.0 && address < range.range.1;
-            if inside(thread.ip) && !range.harmless.contains(&thread.ip) {
-                return Some((thread.id, thread.ip, range.function.clone()));
-            }
-            if let Some(&address) = thread.return_addresses.iter().find(|&&address| inside(address)) {
-                return Some((thread.id, address, range.function.clone()));
-            }
-        }
-    }
-    None
+fn replacement(old: &Redirect<'_>) -> Named {
+    (whole(old.target(), old.entry.patch_size), old.entry.name.clone())
 }

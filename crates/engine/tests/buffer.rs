@@ -186,6 +186,31 @@ fn the_method_of_an_entry_may_change_from_patch_to_patch() {
     assert_eq!(image(&space), fresh);
 }
 
+/// Entries that are read once more when all is done: those of every patch that was active before or is now.
+fn reads_afterwards(space: &BufferSpace) -> u64 {
+    let images = query(space, None).unwrap();
+    images.iter().flat_map(|image| &image.patches).map(|patch| patch.entries.len() as u64).sum()
+}
+
+#[test]
+fn who_changes_an_entry_right_after_it_was_patched_is_told_of() {
+    let patch = patch(&first(&base_file()));
+    let mut space = loaded();
+    space.poke_after_exchange(AT + ALPHA as u64, &[0xcc]);
+    match apply(&mut space, AT, &patch, &trial()) {
+        Err(ApplyError::ChangedAfterwards { function, expected, found, .. }) => {
+            assert_eq!(function, "alpha");
+            assert_ne!(expected, found);
+        }
+        other => panic!("{other:?}"),
+    }
+    // The other entry leads to the patch, so it stays in memory.
+    let status = &query(&space, None).unwrap()[0].patches[0];
+    assert_eq!(status.state, State::ForeignHook);
+    let states: Vec<EntryState> = status.entries.iter().map(|entry| entry.state).collect();
+    assert_eq!(states, [EntryState::Foreign, EntryState::Applied]);
+}
+
 #[test]
 fn nothing_is_left_behind_when_any_operation_fails() {
     let base = base_file();
@@ -201,10 +226,17 @@ fn nothing_is_left_behind_when_any_operation_fails() {
         apply(&mut clean, AT, &patch, &trial()).unwrap();
         let total = clean.operations() - operations;
         assert!(total > 20);
+        // By then it is done: that one entry cannot be read again changes nothing.
+        let afterwards = reads_afterwards(&clean);
         for n in 0..total {
             let mut space = start.clone();
             space.fail_after(n);
             let error = apply(&mut space, AT, &patch, &trial());
+            if n >= total - afterwards {
+                assert!(error.is_ok(), "operation {n} of {total}");
+                assert_eq!(space.snapshot(), clean.snapshot());
+                continue;
+            }
             assert!(error.is_err(), "operation {n} of {total} failed, and apply did not");
             assert_eq!(space.snapshot(), before, "operation {n} of {total}");
             assert!(!space.is_suspended());
@@ -224,9 +256,15 @@ fn a_failed_rollback_leaves_the_patch_active() {
     let operations = clean.operations();
     rollback(&mut clean, AT, &quick()).unwrap();
     let total = clean.operations() - operations;
+    let afterwards = reads_afterwards(&clean);
     for n in 0..total {
         let mut space = start.clone();
         space.fail_after(n);
+        if n >= total - afterwards {
+            rollback(&mut space, AT, &quick()).unwrap();
+            assert_eq!(space.snapshot(), clean.snapshot(), "operation {n} of {total}");
+            continue;
+        }
         assert!(rollback(&mut space, AT, &quick()).is_err(), "operation {n} of {total}");
         assert_eq!(space.snapshot(), before, "operation {n} of {total}");
         assert!(!space.is_suspended());
@@ -411,8 +449,7 @@ fn a_thread_in_the_way_is_waited_for_and_then_named() {
         thread(alpha - 3, &[]),
         thread(gamma + 4, &[]),
         thread(0x1000, &[0x2000, gamma + 2]),
-        // A call that ends right before the entry returns to it; the entry itself is about to change.
-        thread(0x1000, &[gamma]),
+        thread(0x1000, &[gamma + 1]),
     ] {
         let mut space = loaded();
         space.set_threads(vec![thread(0x10, &[]), state.clone()]);
@@ -433,7 +470,12 @@ fn a_thread_in_the_way_is_waited_for_and_then_named() {
     }
     // At the entry, behind the changed bytes, or in the old function's caller: no harm.
     let mut space = loaded();
-    space.set_threads(vec![thread(alpha, &[alpha + 2]), thread(gamma, &[gamma + 5]), thread(gamma + 5, &[])]);
+    // So does a pointer to the function that lies on a stack.
+    space.set_threads(vec![
+        thread(alpha, &[alpha + 2, alpha, gamma]),
+        thread(gamma, &[gamma + 5]),
+        thread(gamma + 5, &[]),
+    ]);
     apply(&mut space, AT, &patch(&first(&base)), &trial()).unwrap();
 }
 
@@ -450,7 +492,13 @@ fn quiescence_keeps_threads_out_of_the_whole_function() {
         apply(&mut space, AT, &patch_one, &trial()),
         Err(ApplyError::ThreadInTheWay { address, .. }) if address == alpha + 9
     ));
-    space.set_threads(Vec::new());
+    // At its first instruction, to which a loop may lead; behind a call that is its last instruction.
+    for state in [thread(alpha, &[]), thread(0x10, &[alpha + 16])] {
+        space.set_threads(vec![state]);
+        assert!(matches!(apply(&mut space, AT, &patch_one, &trial()), Err(ApplyError::ThreadInTheWay { .. })));
+    }
+    // A pointer to it is not a frame of it, and what follows it is another function.
+    space.set_threads(vec![thread(alpha + 16, &[alpha])]);
     let one = apply(&mut space, AT, &patch_one, &trial()).unwrap();
     // Taking it back needs the replacement to be empty as well.
     space.set_threads(vec![thread(one.patch_address + PATCH_TEXT as u64, &[])]);

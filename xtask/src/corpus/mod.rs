@@ -5,6 +5,7 @@ mod behave;
 mod ctags;
 mod inputs;
 mod judge;
+mod live;
 mod recipe;
 mod step;
 
@@ -43,6 +44,9 @@ pub struct Options {
     /// Compare the patched old programs with the new ones under Wine.
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "changed", value_name = "WHICH")]
     run: Option<Programs>,
+    /// Patch old DLLs under Wine while a program drives them, at a random moment of its work.
+    #[arg(long)]
+    live: bool,
     /// Inputs for each program.
     #[arg(long, default_value_t = 24)]
     inputs: u32,
@@ -89,6 +93,9 @@ pub fn run(options: &Options) -> Result<()> {
     let mut wrong = totals(&judged);
     if let Some(programs) = options.run {
         wrong += run_programs(&judged, programs, options.inputs)?;
+    }
+    if options.live {
+        wrong += patch_live(&judged, options.inputs)?;
     }
     if wrong > 0 {
         bail!("{wrong} results are wrong");
@@ -169,6 +176,33 @@ fn run_programs(judged: &[(&Built, Vec<Row>)], programs: Programs, inputs: u32) 
         for program in behave::programs(fix, programs == Programs::All) {
             let name = format!("{} {} {program}", fix.step.package, fix.step.step);
             match behave::compare(&wine, &windows, fix, &program, &patches, inputs) {
+                Ok(seen) => say::done(&format!("{name}: {seen}")),
+                Err(error) => {
+                    wrong += 1;
+                    say::failed(&format!("{name}: {error:#}"));
+                }
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+/// Patches old DLLs at work; returns the number of fixes for which something was wrong.
+fn patch_live(judged: &[(&Built, Vec<Row>)], inputs: u32) -> Result<usize> {
+    let hotgraft = hotgraft::build_for_windows(Profile::Release)?;
+    let wine = Wine::open("corpus-live")?;
+    let folder = tempfile::tempdir()?;
+    let host = live::host(folder.path())?;
+    say::step("old DLLs patched while they are used, under Wine");
+    let mut wrong = 0;
+    for (fix, rows) in judged {
+        for (dll, program) in live::driven(&fix.step.images) {
+            let Some(patch) = rows.iter().find(|row| row.image == dll).and_then(|row| row.patch.as_deref()) else {
+                continue;
+            };
+            let name = format!("{} {} {dll}", fix.step.package, fix.step.step);
+            let trial = live::Trial { wine: &wine, hotgraft: &hotgraft, host: &host, fix, dll, program, patch, inputs };
+            match trial.run() {
                 Ok(seen) => say::done(&format!("{name}: {seen}")),
                 Err(error) => {
                     wrong += 1;

@@ -7,12 +7,14 @@ use crate::args::{Format, WatchArgs};
 use crate::output::{self, Exit, Stop, Terminal};
 use crate::trust::policy;
 use anyhow::Result;
-use hotgraft_engine::windows::watch::{Observer, Pass, Subject, Watch, interrupted, notice_interrupts};
+use hotgraft_engine::windows::watch::{Observer, Pass, Subject, Watch, interrupted, notice_interrupts, rest};
 use hotgraft_engine::{Applied, ApplyError, ApplyOptions, PatchFile};
 use std::time::{Duration, Instant};
 
 /// How often the catalog is looked at.
 const CATALOG: Duration = Duration::from_secs(1);
+/// Without `--poll`: processes are looked at at least as often.
+const LONGEST_REST: Duration = Duration::from_millis(100);
 
 struct Reporter<'a> {
     audit: &'a Audit,
@@ -99,6 +101,7 @@ pub fn watch(args: &WatchArgs, terminal: &Terminal) -> Result<Exit> {
             text: args.format == Format::Text,
             begun: None,
         };
+        let began = Instant::now();
         let pass: Pass = watch.pass(&files, &args.program, &options, &mut reporter).map_err(|e| {
             Stop::failed(format!("processes cannot be listed: {e}"), "run hotgraft with the rights of an operator")
         })??;
@@ -106,11 +109,11 @@ pub fn watch(args: &WatchArgs, terminal: &Terminal) -> Result<Exit> {
             terminal.note(format!("{} images are patched, {} are not", pass.patched, pass.unpatched));
             return Ok(if pass.unpatched == 0 { Exit::Done } else { Exit::No });
         }
-        let until = Instant::now() + Duration::from_millis(args.poll);
-        while !interrupted() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(args.poll.min(20)));
-        }
-        if interrupted() {
+        let wait = match args.poll {
+            Some(poll) => Duration::from_millis(poll),
+            None => rest(began.elapsed(), LONGEST_REST),
+        };
+        if interrupted(wait) {
             terminal.note(format!("ended: {} images are patched and stay so", pass.patched));
             return Ok(Exit::Done);
         }

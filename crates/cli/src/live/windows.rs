@@ -5,7 +5,8 @@ use crate::args::{ApplyArgs, Format, RollbackArgs, RunArgs, StatusArgs};
 use crate::output::{self, Exit, Stop, Terminal};
 use crate::trust::{policy, provenance_beside};
 use anyhow::{Context, Result};
-use hotgraft_engine::windows::{Access, LiveProcess, Process, RunError, RunOptions, processes};
+use hotgraft_engine::system::{SystemHotpatching, SystemPatch, SystemState};
+use hotgraft_engine::windows::{Access, LiveProcess, Process, RunError, RunOptions, processes, system};
 use hotgraft_engine::{
     AddressSpace, Applied, ApplyError, ApplyOptions, ImageStatus, PatchFile, RollbackOptions, State, Trust, find_base,
     query,
@@ -24,6 +25,8 @@ struct StatusReport {
     schema: &'static str,
     /// What `--expect` found; absent without it.
     as_expected: Option<bool>,
+    /// Hotpatches of Windows itself on this machine.
+    system: SystemState,
     processes: Vec<ProcessReport>,
 }
 
@@ -34,21 +37,33 @@ struct ProcessReport {
     /// Why it could not be read.
     error: Option<String>,
     images: Vec<ImageStatus>,
+    /// Hotpatches of Windows itself that are active in it; absent where the system does not tell.
+    system_patches: Option<Vec<SystemPatch>>,
 }
 
 impl ProcessReport {
     /// What memory says; `None` if the wanted image is not loaded.
     fn of(process: Process, image: Option<&str>) -> std::result::Result<Option<Self>, (Process, anyhow::Error)> {
         match read_status(process.pid, image) {
-            Ok(images) => {
-                Ok(images.map(|images| ProcessReport { pid: process.pid, name: process.name, error: None, images }))
-            }
+            Ok(found) => Ok(found.map(|(images, system_patches)| ProcessReport {
+                pid: process.pid,
+                name: process.name,
+                error: None,
+                images,
+                system_patches,
+            })),
             Err(error) => Err((process, error)),
         }
     }
 
     fn unreadable(process: Process, error: &anyhow::Error) -> Self {
-        ProcessReport { pid: process.pid, name: process.name, error: Some(error.to_string()), images: Vec::new() }
+        ProcessReport {
+            pid: process.pid,
+            name: process.name,
+            error: Some(error.to_string()),
+            images: Vec::new(),
+            system_patches: None,
+        }
     }
 }
 
@@ -60,7 +75,12 @@ pub fn status_of_image(name: &str) -> Result<serde_json::Value> {
         Ok(report) => report,
         Err((process, error)) => Some(ProcessReport::unreadable(process, &error)),
     });
-    let report = StatusReport { schema: "hotgraft.status/1", as_expected: None, processes: reports.collect() };
+    let report = StatusReport {
+        schema: "hotgraft.status/1",
+        as_expected: None,
+        system: system::state(),
+        processes: reports.collect(),
+    };
     serde_json::to_value(&report).context("a status")
 }
 
@@ -377,7 +397,8 @@ pub fn status(args: &StatusArgs, _: &Terminal) -> Result<Exit> {
         let mut looked_at = looked_at.peekable();
         (wanted == 0 || looked_at.peek().is_some()) && looked_at.all(|r| of(&r.images))
     });
-    let report = StatusReport { schema: "hotgraft.status/1", as_expected, processes: reports };
+    let system = system::state();
+    let report = StatusReport { schema: "hotgraft.status/1", as_expected, system, processes: reports };
     match args.format {
         Format::Json => output::write_bytes(Path::new("-"), &output::json(&report)?)?,
         Format::Text => output::print_text(&text(&report, args.pid.is_some()))?,
@@ -385,8 +406,11 @@ pub fn status(args: &StatusArgs, _: &Terminal) -> Result<Exit> {
     Ok(if as_expected == Some(false) { Exit::No } else { Exit::Done })
 }
 
-/// What memory says of one process; `None` if the wanted image is not loaded.
-fn read_status(pid: u32, image: Option<&str>) -> Result<Option<Vec<ImageStatus>>> {
+/// What memory says of one process, and what Windows says of hotpatches of its own there.
+type Looked = (Vec<ImageStatus>, Option<Vec<SystemPatch>>);
+
+/// `None` if the wanted image is not loaded.
+fn read_status(pid: u32, image: Option<&str>) -> Result<Option<Looked>> {
     let space = open(pid, Access::Query)?;
     let read = |at: Option<u64>| query(&space, at).map_err(|e| anyhow::Error::new(e).context(format!("process {pid}")));
     let images = match image {
@@ -403,7 +427,7 @@ fn read_status(pid: u32, image: Option<&str>) -> Result<Option<Vec<ImageStatus>>
             found
         }
     };
-    Ok(Some(images))
+    Ok(Some((images, space.system_patches())))
 }
 
 fn text(report: &StatusReport, one: bool) -> String {
@@ -458,7 +482,34 @@ fn text(report: &StatusReport, one: bool) -> String {
     if out.is_empty() {
         out.push_str("no process that can be read has a hotpatch in memory\n");
     }
+    let said = match report.system.hotpatching {
+        SystemHotpatching::NotAvailable => "not available here",
+        SystemHotpatching::Off => "off",
+        SystemHotpatching::On => "on",
+        SystemHotpatching::Unknown => "not known",
+    };
+    let _ = write!(out, "hotpatches of Windows itself: {said}");
+    if let Some(detail) = &report.system.detail {
+        let _ = write!(out, " ({detail})");
+    }
+    out.push('\n');
+    for patch in report.system.patches.iter().flatten() {
+        let _ = writeln!(out, "  {}", system_patch(patch));
+    }
+    for process in &report.processes {
+        for patch in process.system_patches.iter().flatten() {
+            let _ = writeln!(out, "  process {} ({}): {}", process.pid, process.name, system_patch(patch));
+        }
+    }
     out
+}
+
+fn system_patch(patch: &SystemPatch) -> String {
+    let sequence = patch.sequence.map_or(String::new(), |number| format!(", sequence {number}"));
+    format!(
+        "{}, for the image of {:#010x} with checksum {:#010x}{sequence}",
+        patch.path, patch.timestamp, patch.checksum
+    )
 }
 
 fn word(state: State) -> &'static str {

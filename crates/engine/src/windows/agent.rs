@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::stub::{self, Command, at, thread};
+use super::stub::{self, Command, at, flag, status, thread};
 use super::sys::{self, Handle, Result, Shared, access};
-use crate::space::{CodeWrite, PAGE, SpaceError, pages};
+use crate::exchange::{Exchange, Exchanged, Forbidden, pages};
+use crate::space::{CodeWrite, PAGE, SpaceError};
 
 /// Bytes of the memory that is shared with the agent: block, lists, threads, copies of stacks.
 const SIZE: u64 = 0x40_0000;
@@ -13,7 +14,8 @@ const SIZE: u64 = 0x40_0000;
 const CONTEXT: u64 = 0x400;
 const DATA: u64 = 0x1000;
 const DATA_SIZE: u64 = 0x4_0000;
-const THREADS: u64 = DATA + DATA_SIZE;
+const FOUND: u64 = DATA + DATA_SIZE;
+const THREADS: u64 = FOUND + CAPACITY * 8;
 const CAPACITY: u64 = 4096;
 const STACKS: u64 = THREADS + CAPACITY * thread::SIZE;
 /// For how long an answer is waited for. Calls load DLLs, which can take a while.
@@ -33,17 +35,22 @@ pub(super) struct Agent {
     answers: Cell<bool>,
 }
 
-/// A suspended thread.
+/// A thread that was looked at.
 #[derive(Clone, Debug)]
-pub(super) struct Suspended {
+pub(super) struct Looked {
     pub id: u32,
     pub ip: u64,
-    /// Integer registers by their number in encodings; 4 is the stack pointer.
-    pub registers: [u64; 16],
-    /// Where the copied part of the stack begins (VA).
-    pub stack_at: u64,
-    /// The stack from there to its start; empty if it could not be copied.
+    pub sp: u64,
+    /// The stack from the stack pointer to its start; empty if it could not be copied.
     pub stack: Vec<u8>,
+}
+
+/// What the agent needs to know besides the exchange itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    Whole,
+    /// Stop all threads and let them go, nothing else.
+    Floor,
 }
 
 fn refused<T>(operation: &'static str, message: impl Into<String>) -> Result<T> {
@@ -58,11 +65,9 @@ impl Agent {
         for (index, name) in stub::FUNCTIONS.iter().enumerate() {
             set(at::FUNCTIONS + index as u64 * 8, resolve(name)?);
         }
-        for (name, slot) in stub::MORE_FUNCTIONS {
-            set(slot, resolve(name)?);
-        }
         set(at::CAPACITY, CAPACITY);
         set(at::THREADS, shared.theirs + THREADS);
+        set(at::FOUND, shared.theirs + FOUND);
         set(at::STACKS, shared.theirs + STACKS);
         set(at::STACKS_END, shared.theirs + SIZE);
         set(at::CONTEXT, shared.theirs + CONTEXT);
@@ -89,7 +94,7 @@ impl Agent {
         sys::hurry(&thread);
         let agent = Agent { code, shared, thread, request, reply, answers: Cell::new(true) };
         // A first command shows that it runs: a new thread waits for the loader lock.
-        agent.command(process, Command::Resume).map_err(|error| SpaceError {
+        agent.command(process, Command::Hello).map_err(|error| SpaceError {
             message: format!("{} (a thread of the target may hold the loader lock)", error.message),
             ..error
         })?;
@@ -111,105 +116,151 @@ impl Agent {
         self.shared.write(offset, &value.to_le_bytes());
     }
 
+    fn status(&self) -> u32 {
+        (self.word(at::COMMAND) >> 32) as u32
+    }
+
     fn command(&self, process: &Handle, command: Command) -> Result<()> {
-        if !self.answers.get() {
-            return refused("ask the agent", "it did not answer before");
-        }
-        self.shared.write(at::COMMAND, &(command as u32).to_le_bytes());
-        sys::set_event(&self.request)?;
-        match sys::wait(&[&self.reply, &self.thread, process], PATIENCE.as_millis() as u32) {
-            Some(0) => {}
-            Some(_) => return refused("ask the agent", "the target or its agent thread has ended"),
-            None => {
-                // Whatever it does once it runs: end. Any thread that it may have suspended runs again then.
-                self.answers.set(false);
-                self.shared.write(at::COMMAND, &(Command::Exit as u32).to_le_bytes());
-                return refused("ask the agent", format!("no answer within {} s", PATIENCE.as_secs()));
-            }
-        }
-        match (self.word(at::COMMAND) >> 32) as u32 {
+        match self.ask(process, command)? {
             0 => Ok(()),
             status => refused("agent", format!("{command:?}: NTSTATUS {status:#010x}")),
         }
     }
 
-    /// Suspend all other threads and look at them.
-    pub fn suspend(&self, process: &Handle) -> Result<Vec<Suspended>> {
-        self.command(process, Command::Suspend)?;
-        let count = self.word(at::COUNT).min(CAPACITY);
+    /// Give a command and wait for its status.
+    fn ask(&self, process: &Handle, command: Command) -> Result<u32> {
+        if !self.answers.get() {
+            return refused("ask the agent", "it did not answer before");
+        }
+        self.set(at::COMMAND, u64::from(status::PENDING) << 32 | command as u64);
+        self.shared.exchange(at::STATE, u64::MAX, 0);
+        sys::set_event(&self.request)?;
+        let mut answered = sys::wait(&[&self.reply, &self.thread, process], PATIENCE.as_millis() as u32);
+        if answered.is_none() && self.status() != status::PENDING {
+            // The wait failed, not the agent.
+            answered = Some(0);
+        }
+        if answered.is_none() && self.shared.exchange(at::STATE, 0, 2) == 1 {
+            // It is writing: that takes no time at all, once it comes to run.
+            answered = sys::wait(&[&self.reply, &self.thread, process], PATIENCE.as_millis() as u32);
+        }
+        match answered {
+            Some(0) => Ok(self.status()),
+            Some(_) => refused("ask the agent", "the target or its agent thread has ended"),
+            None => {
+                // Whatever it does once it runs: nothing but end. What it has suspended runs again then.
+                self.answers.set(false);
+                self.shared.write(at::COMMAND, &(Command::Exit as u32).to_le_bytes());
+                refused("ask the agent", format!("no answer within {} s", PATIENCE.as_secs()))
+            }
+        }
+    }
+
+    /// Look at all other threads, one at a time.
+    pub fn look(&self, process: &Handle) -> Result<Vec<Looked>> {
+        self.set(at::FLAGS, 0);
+        self.command(process, Command::Look)?;
+        let count = self.word(at::LOOKED).min(CAPACITY);
         let mut entry = [0; thread::SIZE as usize];
         let word = |entry: &[u8], at: usize| entry[at..at + 8].try_into().map(u64::from_le_bytes).unwrap_or(0);
-        Ok((0..count)
-            .map(|index| {
-                self.shared.read(THREADS + index * thread::SIZE, &mut entry);
-                let size = word(&entry, thread::STACK_SIZE).min(SIZE - STACKS);
-                let mut stack = vec![0; size as usize];
-                self.shared.read(word(&entry, thread::COPY).wrapping_sub(self.shared.theirs), &mut stack);
-                Suspended {
-                    id: word(&entry, thread::ID) as u32,
-                    ip: word(&entry, thread::IP),
-                    registers: std::array::from_fn(|number| word(&entry, thread::REGISTERS + number * 8)),
-                    stack_at: word(&entry, thread::STACK),
-                    stack,
-                }
-            })
-            .collect())
+        let mut all = Vec::new();
+        for index in 0..count {
+            self.shared.read(THREADS + index * thread::SIZE, &mut entry);
+            if word(&entry, thread::STATE) as u32 != 0 {
+                // It has ended.
+                continue;
+            }
+            let size = word(&entry, thread::STACK_SIZE).min(SIZE - STACKS);
+            let mut stack = vec![0; size as usize];
+            self.shared.read(word(&entry, thread::COPY).wrapping_sub(self.shared.theirs), &mut stack);
+            all.push(Looked {
+                id: word(&entry, thread::ID) as u32,
+                ip: word(&entry, thread::IP),
+                sp: word(&entry, thread::SP),
+                stack,
+            });
+        }
+        Ok(all)
     }
 
-    /// Resume what was suspended.
-    pub fn resume(&self, process: &Handle) -> Result<()> {
-        self.command(process, Command::Resume)
-    }
-
-    /// Copy mapped memory of the target without asking the system, which is slow where it has to stop a thread for it.
-    /// The caller knows that the memory is readable and stays so.
-    pub fn peek(&self, process: &Handle, address: u64, out: &mut [u8]) -> Result<()> {
-        if out.len() as u64 > DATA_SIZE - 24 {
-            return sys::read(process, address, out);
+    /// Lists for an exchange.
+    fn lists(&self, exchange: &Exchange<'_>) -> Result<()> {
+        let mut lists = Lists { at: self.shared.theirs + DATA, bytes: Vec::new() };
+        let forbidden = lists.words(exchange.forbidden.iter().flat_map(|range| {
+            let ([a, b], [c, d]) = (range.harmless_ips, range.harmless_returns);
+            [range.start, range.end, a, b, c, d]
+        }));
+        // Page by page, because the old protection is restored as it was on each.
+        let single: Vec<u64> = pages(exchange.writes)
+            .iter()
+            .flat_map(|&(start, size)| (start..start + size).step_by(PAGE as usize))
+            .collect();
+        let pages_at = lists.words(single.iter().flat_map(|&page| [page, PAGE, 0, 0]));
+        let expected = lists.at_addresses(exchange.expected);
+        let writes = lists.at_addresses(exchange.writes);
+        if lists.bytes.len() as u64 > DATA_SIZE {
+            return refused("exchange", format!("{} writes are more than fit", exchange.writes.len()));
         }
-        let theirs = self.shared.theirs + DATA;
-        for (index, value) in [theirs + 24, address, out.len() as u64].into_iter().enumerate() {
-            self.set(DATA + index as u64 * 8, value);
+        self.shared.write(DATA, &lists.bytes);
+        let count = |list: usize| list as u64;
+        for (offset, value) in [
+            (at::FORBIDDEN, forbidden),
+            (at::FORBIDDEN_COUNT, count(exchange.forbidden.len())),
+            (at::LOW, exchange.forbidden.iter().map(|range| range.start).min().unwrap_or(u64::MAX)),
+            (at::HIGH, exchange.forbidden.iter().map(|range| range.end).max().unwrap_or(0)),
+            (at::PAGES, pages_at),
+            (at::PAGE_COUNT, count(single.len())),
+            (at::EXPECTED, expected),
+            (at::EXPECTED_COUNT, count(exchange.expected.len())),
+            (at::WRITES, writes),
+            (at::WRITE_COUNT, count(exchange.writes.len())),
+            (at::WRITTEN, 0),
+        ] {
+            self.set(offset, value);
         }
-        self.set(at::PAGE_COUNT, 0);
-        self.set(at::WRITE_COUNT, 1);
-        self.set(at::WRITES, theirs);
-        self.command(process, Command::Commit)?;
-        self.shared.read(DATA + 24, out);
         Ok(())
     }
 
-    /// Write all of `writes` or none.
-    pub fn commit(&self, process: &Handle, writes: &[CodeWrite]) -> Result<()> {
-        // Page by page, because the old protection is restored as it was on each.
-        let runs = pages(writes);
-        let single: Vec<u64> =
-            runs.iter().flat_map(|&(start, size)| (start..start + size).step_by(PAGE as usize)).collect();
-        let data = self.shared.theirs + DATA;
-        let mut lists = Vec::new();
-        for page in &single {
-            for value in [*page, PAGE, 0, 0] {
-                lists.extend_from_slice(&value.to_le_bytes());
+    /// Stop all threads, check, write, let them go.
+    pub fn exchange(&self, process: &Handle, exchange: &Exchange<'_>, depth: Depth) -> Result<Exchanged> {
+        self.lists(exchange)?;
+        self.set(at::FLAGS, if depth == Depth::Floor { flag::FLOOR } else { 0 });
+        let status = self.ask(process, Command::Exchange)?;
+        let index = |offset| usize::try_from(self.word(offset)).unwrap_or(usize::MAX);
+        match status {
+            status::IN_THE_WAY => Ok(Exchanged::InTheWay {
+                thread: self.word(at::OUT_THREAD) as u32,
+                address: self.word(at::OUT_ADDRESS),
+                range: index(at::OUT_INDEX).min(exchange.forbidden.len().saturating_sub(1)),
+            }),
+            status::CHANGED => Ok(Exchanged::Changed { index: index(at::OUT_INDEX) }),
+            0 => Ok(self.done()),
+            // The writes are made, but a page is still open: the last to try is this process.
+            _ if self.word(at::WRITTEN) != 0 => {
+                for &(address, size) in &pages(exchange.writes) {
+                    sys::protect(process, address, size, EXECUTE_READ)?;
+                }
+                Ok(self.done())
             }
+            status => refused("exchange", format!("NTSTATUS {status:#010x}")),
         }
-        let writes_at = data + lists.len() as u64;
-        let mut bytes_at = writes_at + writes.len() as u64 * 24;
-        for write in writes {
-            for value in [write.address, bytes_at, write.bytes.len() as u64] {
-                lists.extend_from_slice(&value.to_le_bytes());
-            }
-            bytes_at += write.bytes.len() as u64;
+    }
+
+    fn done(&self) -> Exchanged {
+        let ticks = self.word(at::END).saturating_sub(self.word(at::START));
+        Exchanged::Done { pause: sys::duration_of_ticks(ticks) }
+    }
+
+    /// Whether a thread is in a forbidden range: where.
+    pub fn probe(&self, process: &Handle, thread: u32, forbidden: &[Forbidden]) -> Result<Option<u64>> {
+        self.lists(&Exchange { forbidden, ..Exchange::default() })?;
+        self.set(at::FLAGS, flag::PROBE);
+        self.set(at::ONLY, thread.into());
+        match self.ask(process, Command::Look)? {
+            0 => Ok(None),
+            status::IN_THE_WAY => Ok(Some(self.word(at::OUT_ADDRESS))),
+            status => refused("look at a thread", format!("NTSTATUS {status:#010x}")),
         }
-        writes.iter().for_each(|write| lists.extend_from_slice(&write.bytes));
-        if lists.len() as u64 > DATA_SIZE {
-            return refused("commit", format!("{} writes are more than fit", writes.len()));
-        }
-        self.shared.write(DATA, &lists);
-        self.set(at::PAGE_COUNT, single.len() as u64);
-        self.set(at::WRITE_COUNT, writes.len() as u64);
-        self.set(at::PAGES, data);
-        self.set(at::WRITES, writes_at);
-        self.command(process, Command::Commit)
     }
 
     /// Call a function of the target.
@@ -242,5 +293,41 @@ impl Agent {
             self.shared.release(process);
         }
         // Else its memory stays: a thread may still come to run there.
+    }
+}
+
+/// Lists that the agent reads.
+struct Lists {
+    /// Where the first byte lies in the target (VA).
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Lists {
+    /// Where the next byte comes to lie.
+    fn end(&self) -> u64 {
+        self.at + self.bytes.len() as u64
+    }
+
+    /// Add words; returns where they lie.
+    fn words(&mut self, words: impl Iterator<Item = u64>) -> u64 {
+        let at = self.end();
+        words.for_each(|word| self.bytes.extend_from_slice(&word.to_le_bytes()));
+        at
+    }
+
+    /// Add address, place and size of each; returns where that lies.
+    fn at_addresses(&mut self, all: &[CodeWrite]) -> u64 {
+        let mut place = self.end() + all.len() as u64 * 24;
+        let mut words = Vec::with_capacity(all.len() * 3);
+        for one in all {
+            words.extend([one.address, place, one.bytes.len() as u64]);
+            place += one.bytes.len() as u64;
+        }
+        let at = self.words(words.into_iter());
+        all.iter().for_each(|one| self.bytes.extend_from_slice(&one.bytes));
+        // The next list begins at a multiple of eight.
+        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+        at
     }
 }

@@ -9,18 +9,21 @@ pub mod faults;
 mod run;
 mod stub;
 mod sys;
+pub mod system;
 pub mod watch;
 
 use std::collections::BTreeMap;
 
-use agent::{Agent, Suspended};
+use agent::{Agent, Depth, Looked};
 use exports::Export;
 pub use run::{RunError, RunOptions, RunReport, Told, run};
 use sys::{Handle, Result, access};
 
+use crate::apply::Phase;
+use crate::exchange::{Exchange, Exchanged, Forbidden};
 use crate::memory::MappedImage;
 use crate::pe::MACHINE_AMD64;
-use crate::space::{AddressSpace, CodeWrite, PAGE, Protection, Region, SpaceError, ThreadState};
+use crate::space::{AddressSpace, PAGE, Protection, Region, SpaceError, ThreadState};
 
 const PAGE_NOACCESS: u32 = 0x01;
 const PAGE_READONLY: u32 = 0x02;
@@ -32,8 +35,6 @@ const PAGE_SPECIAL: u32 = 0x700;
 const LOWEST: u64 = 0x1_0000;
 const HIGHEST: u64 = 0x7fff_fffe_ffff;
 const GRANULARITY: u64 = 0x1_0000;
-/// Deepest stack that is scanned, bytes.
-const MAX_STACK: u64 = 0x400_0000;
 
 /// What a process is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +51,6 @@ pub struct LiveProcess {
     process: Handle,
     pid: u32,
     agent: Option<Agent>,
-    suspended: u32,
-    /// Code of the target, as (start, end), sorted: what a value on a stack can be a return address into.
-    code: Vec<(u64, u64)>,
     /// Resolved addresses of ntdll's functions.
     ntdll: BTreeMap<&'static str, u64>,
 }
@@ -122,7 +120,7 @@ impl LiveProcess {
         if purpose == Access::Change && sys::prohibits_dynamic_code(&process) {
             return refused("open process", pid as u64, "its policy prohibits dynamic code (ACG)");
         }
-        Ok(LiveProcess { process, pid, agent: None, suspended: 0, code: Vec::new(), ntdll: BTreeMap::new() })
+        Ok(LiveProcess { process, pid, agent: None, ntdll: BTreeMap::new() })
     }
 
     /// Process id.
@@ -169,7 +167,7 @@ impl LiveProcess {
     fn agent(&mut self) -> Result<&Agent> {
         if self.agent.is_none() {
             let mut resolved = BTreeMap::new();
-            for name in stub::FUNCTIONS.into_iter().chain(stub::MORE_FUNCTIONS.map(|(name, _)| name)) {
+            for name in stub::FUNCTIONS {
                 resolved.insert(name, self.ntdll(name)?);
             }
             let resolve = |name: &str| match resolved.get(name) {
@@ -252,34 +250,26 @@ impl LiveProcess {
         Ok(self.running_agent()?.result(0x10))
     }
 
-    /// Where a suspended thread is. Every aligned value between its stack pointer and the start of its stack that lies
-    /// in code counts as a return address: more than there are, never fewer.
-    fn look_at(&self, thread: &mut Suspended) -> Result<ThreadState> {
-        let sp = thread.registers[4];
-        if thread.stack.is_empty() {
-            // A stack of its own making, or one that is too deep: up to the end of the memory it lies in.
-            let end = sys::query(&self.process, sp).map_or(sp, |pages| pages.address.saturating_add(pages.size));
-            thread.stack_at = sp & !7;
-            let size = end.saturating_sub(thread.stack_at);
-            if size > MAX_STACK {
-                return refused("scan stack", sp, format!("the stack of thread {} holds {size} bytes", thread.id));
-            }
-            thread.stack = vec![0; size as usize];
-            sys::read(&self.process, thread.stack_at, &mut thread.stack)?;
+    /// For how long all threads of the process stand still when they are stopped and let go, and nothing is done meanwhile:
+    /// no exchange can be shorter. For measurements.
+    ///
+    /// # Errors
+    /// If the agent cannot do it.
+    pub fn shortest_pause(&mut self) -> Result<std::time::Duration> {
+        self.agent()?;
+        match self.running_agent()?.exchange(&self.process, &Exchange::default(), Depth::Floor)? {
+            Exchanged::Done { pause } => Ok(pause),
+            other => refused("stop the threads", 0, format!("{other:?}")),
         }
-        let words = thread.stack.chunks_exact(8).map(|word| word.try_into().map(u64::from_le_bytes).unwrap_or(0));
-        let return_addresses = words.filter(|&value| self.is_code(value)).collect();
-        Ok(ThreadState { id: thread.id, ip: thread.ip, sp, return_addresses })
     }
 
-    fn is_code(&self, address: u64) -> bool {
-        let below = self.code.partition_point(|&(start, _)| start <= address);
-        below > 0 && address < self.code[below - 1].1
-    }
-
-    fn states(&mut self) -> Result<Vec<ThreadState>> {
-        let mut threads = self.running_agent()?.suspend(&self.process)?;
-        threads.iter_mut().map(|thread| self.look_at(thread)).collect()
+    /// Code of the target, as (start, end), sorted: what a value on a stack can be a return address into.
+    fn code(&self) -> Result<Vec<(u64, u64)>> {
+        let executable = |region: &Region| {
+            matches!(region.protection, Protection::ReadExecute | Protection::Other(0x10 | 0x40 | 0x80))
+        };
+        let code = self.regions()?.into_iter().filter(executable);
+        Ok(code.map(|region| (region.address, region.address + region.size)).collect())
     }
 
     fn free_within(&self, size: u64, reach: (u64, u64)) -> Vec<u64> {
@@ -318,15 +308,7 @@ impl AddressSpace for LiveProcess {
         if out.is_empty() {
             return Ok(());
         }
-        let end = address.saturating_add(out.len() as u64 - 1);
-        match &self.agent {
-            Some(agent)
-                if self.suspended > 0 && out.len() as u64 <= PAGE && self.is_code(address) && self.is_code(end) =>
-            {
-                agent.peek(&self.process, address, out)
-            }
-            _ => sys::read(&self.process, address, out),
-        }
+        sys::read(&self.process, address, out)
     }
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
@@ -418,41 +400,38 @@ impl AddressSpace for LiveProcess {
         }
     }
 
-    fn prepare(&mut self) -> Result<()> {
-        self.agent()?;
-        let executable = |region: &Region| {
-            matches!(region.protection, Protection::ReadExecute | Protection::Other(0x10 | 0x40 | 0x80))
+    /// Every aligned value between a stack pointer and the start of its stack that lies in code counts as a return address:
+    /// more than there are, never fewer. Of a stack that is too deep to be copied nothing is known.
+    fn threads(&mut self) -> Result<Vec<ThreadState>> {
+        let code = self.code()?;
+        let is_code = |&address: &u64| {
+            let below = code.partition_point(|&(start, _)| start <= address);
+            below > 0 && address < code[below - 1].1
         };
-        let code = self.regions()?.into_iter().filter(executable);
-        self.code = code.map(|region| (region.address, region.address + region.size)).collect();
-        Ok(())
+        let state = |thread: Looked| {
+            let words = thread.stack.chunks_exact(8).map(|word| word.try_into().map(u64::from_le_bytes).unwrap_or(0));
+            let return_addresses = words.filter(is_code).collect();
+            ThreadState { id: thread.id, ip: thread.ip, sp: thread.sp, return_addresses }
+        };
+        self.agent()?;
+        Ok(self.running_agent()?.look(&self.process)?.into_iter().map(state).collect())
     }
 
-    fn suspend(&mut self) -> Result<Vec<ThreadState>> {
-        if self.suspended > 0 {
-            return refused("suspend", 0, "the threads are suspended already");
-        }
-        if self.code.is_empty() {
-            self.prepare()?;
-        }
-        let states = self.states();
-        match states {
-            Ok(states) => {
-                self.suspended = 1;
-                Ok(states)
-            }
-            Err(error) => {
-                if let Some(agent) = &self.agent {
-                    let _ = agent.resume(&self.process);
-                }
-                Err(error)
-            }
-        }
+    fn probe(&mut self, thread: u32, forbidden: &[Forbidden]) -> Result<Option<u64>> {
+        self.agent()?;
+        self.running_agent()?.probe(&self.process, thread, forbidden)
     }
 
-    fn resume(&mut self) -> Result<()> {
-        self.suspended = 0;
-        self.running_agent()?.resume(&self.process)
+    /// All of it is done by the agent, so that the threads stand still for no longer than that takes. Thus `ask` is asked
+    /// before.
+    fn exchange(&mut self, exchange: &Exchange<'_>, ask: &dyn Fn(Phase) -> bool) -> Result<Exchanged> {
+        self.agent()?;
+        for phase in [Phase::CheckThreads, Phase::CheckSites, Phase::Commit] {
+            if !ask(phase) {
+                return Ok(Exchanged::Stopped(phase));
+            }
+        }
+        self.running_agent()?.exchange(&self.process, exchange, Depth::Whole)
     }
 
     fn register_unwind(&mut self, base: u64, table: u64, count: u32) -> Result<()> {
@@ -480,9 +459,5 @@ impl AddressSpace for LiveProcess {
 
     fn flush(&mut self, address: u64, size: u64) -> Result<()> {
         sys::flush(&self.process, address, size)
-    }
-
-    fn commit(&mut self, writes: &[CodeWrite]) -> Result<()> {
-        self.running_agent()?.commit(&self.process, writes)
     }
 }

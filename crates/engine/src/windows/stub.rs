@@ -1,9 +1,9 @@
 //! The agent's code: a few hundred bytes that run as a thread of the target.
 //!
 //! Whoever suspends the threads of another process leaves them suspended when it is killed. So it is the target itself
-//! that suspends, writes and resumes: a thread in it takes commands through a block of memory and two events, and when
-//! the process that gives the commands is gone, it lets the threads go and ends. The writes of a commit are made by this
-//! thread alone, all of them or none.
+//! that suspends, checks, writes and resumes: a thread in it takes commands through a block of memory and two events. A
+//! command that stops threads lets them go before it answers, so that nothing ever waits for the other process, neither
+//! for its life nor for its next time slice.
 //!
 //! Written in assembler because it must be position independent, must call nothing but system calls (any other function
 //! could wait for a lock that a suspended thread holds), and is copied byte for byte.
@@ -15,41 +15,109 @@ use std::arch::global_asm;
 pub(super) mod at {
     /// The command (4 bytes), behind it the status of the last one (4 bytes).
     pub const COMMAND: u64 = 0x00;
+    pub const STATUS: u64 = 0x04;
+    /// Threads in the table.
     pub const COUNT: u64 = 0x08;
+    /// The event that brings a command, directly in front of the process that gives it.
     pub const REQUEST: u64 = 0x10;
     pub const OWNER: u64 = 0x18;
     pub const REPLY: u64 = 0x20;
     pub const FUNCTION: u64 = 0x30;
     pub const ARGUMENTS: u64 = 0x38;
     pub const RESULT: u64 = 0x68;
-    pub const FUNCTIONS: u64 = 0x70;
-    pub const PAGE_COUNT: u64 = 0xb8;
-    pub const WRITE_COUNT: u64 = 0xc0;
-    pub const CAPACITY: u64 = 0xc8;
-    pub const PAGES: u64 = 0x120;
-    pub const WRITES: u64 = 0x128;
-    pub const THREADS: u64 = 0x130;
-    pub const STACKS: u64 = 0x138;
-    pub const STACKS_END: u64 = 0x140;
-    pub const CONTEXT: u64 = 0x148;
+    /// Addresses of `FUNCTIONS`.
+    pub const FUNCTIONS: u64 = 0x80;
+    pub const CAPACITY: u64 = 0x100;
+    pub const THREADS: u64 = 0x108;
+    /// Room for the handles that are found while threads are counted, and how many there are.
+    pub const FOUND: u64 = 0x110;
+    pub const FOUND_COUNT: u64 = 0x118;
+    pub const STACKS: u64 = 0x120;
+    pub const STACKS_END: u64 = 0x128;
+    pub const CONTEXT: u64 = 0x130;
+    /// `FLOOR`, `PROBE`.
+    pub const FLAGS: u64 = 0x138;
+    /// Id of the thread to probe.
+    pub const ONLY: u64 = 0x140;
+    /// 0: nothing is written yet; 1: the writes are being made; 2: the owner has given up. Changed by compare and exchange.
+    pub const STATE: u64 = 0x148;
+    /// Not 0 once the writes are made.
+    pub const WRITTEN: u64 = 0x150;
+    /// Ranges that no thread may be in (`FORBIDDEN_SIZE` each), and lowest and highest address of them all.
+    pub const FORBIDDEN: u64 = 0x158;
+    pub const FORBIDDEN_COUNT: u64 = 0x160;
+    pub const LOW: u64 = 0x168;
+    pub const HIGH: u64 = 0x170;
+    /// Address, where the bytes lie, how many: 24 bytes each.
+    pub const EXPECTED: u64 = 0x178;
+    pub const EXPECTED_COUNT: u64 = 0x180;
+    pub const WRITES: u64 = 0x188;
+    pub const WRITE_COUNT: u64 = 0x190;
+    /// Address, size, old protection, what is needed for closing: 32 bytes each.
+    pub const PAGES: u64 = 0x198;
+    pub const PAGE_COUNT: u64 = 0x1a0;
+    /// What stands in the way: thread, address, index of the range; or index of the bytes that are others.
+    pub const OUT_THREAD: u64 = 0x1a8;
+    pub const OUT_ADDRESS: u64 = 0x1b0;
+    pub const OUT_INDEX: u64 = 0x1b8;
+    /// Ticks before the first thread was suspended and after the last was resumed.
+    pub const START: u64 = 0x1c0;
+    pub const END: u64 = 0x1c8;
+    /// Threads that were looked at.
+    pub const LOOKED: u64 = 0x1d0;
+    pub const NEXT: u64 = 0x240;
+    pub const SCRATCH: u64 = 0x1d8;
+    /// THREAD_BASIC_INFORMATION: exit status, TEB, process, thread.
+    pub const BASIC: u64 = 0x1e0;
+    /// MEMORY_BASIC_INFORMATION.
+    pub const MEMORY: u64 = 0x210;
 }
 
-/// A thread in the table of suspended threads.
+/// Bits of the flags.
+pub(super) mod flag {
+    /// Stop and let go, nothing else: what any pause costs at least.
+    pub const FLOOR: u64 = 1;
+    /// Look at one thread only, and whether it is in a forbidden range.
+    pub const PROBE: u64 = 2;
+}
+
+/// Answers that are neither success nor failure of a system call.
+pub(super) mod status {
+    /// The command is not done.
+    pub const PENDING: u32 = 0x103;
+    /// A thread is in a forbidden range.
+    pub const IN_THE_WAY: u32 = 0x4000_0001;
+    /// Bytes are not what they must be.
+    pub const CHANGED: u32 = 0x4000_0002;
+    /// The owner had given up before anything was written.
+    pub const ABANDONED: u32 = 0xc000_0120;
+}
+
+/// A thread in the table.
 pub(super) mod thread {
     /// Bytes of an entry.
     pub const SIZE: u64 = 0x100;
     pub const ID: usize = 0x08;
     pub const IP: usize = 0x10;
+    pub const TEB: usize = 0x18;
     /// First copied byte of the stack (VA), number of copied bytes (0: not copied), where the copy lies (VA).
     pub const STACK: usize = 0x20;
     pub const STACK_SIZE: usize = 0x28;
     pub const COPY: usize = 0x30;
-    /// The sixteen integer registers by their number in encodings.
-    pub const REGISTERS: usize = 0x40;
+    /// 0: listed; 1: suspended; 2: it has ended.
+    pub const STATE: usize = 0x38;
+    pub const SP: usize = 0x40;
 }
 
+/// Bytes of a forbidden range: start, end, two addresses at which an instruction pointer does no harm, two at which a value
+/// on a stack does none.
+const FORBIDDEN_SIZE: u64 = 48;
+
+/// Deepest stack that is scanned, bytes.
+const MAX_STACK: u64 = 0x400_0000;
+
 /// Functions of ntdll, in the order of their slots from `at::FUNCTIONS` on.
-pub(super) const FUNCTIONS: [&str; 9] = [
+pub(super) const FUNCTIONS: [&str; 13] = [
     "NtWaitForMultipleObjects",
     "NtSetEvent",
     "NtGetNextThread",
@@ -58,372 +126,104 @@ pub(super) const FUNCTIONS: [&str; 9] = [
     "NtClose",
     "NtProtectVirtualMemory",
     "NtQueryInformationThread",
+    "NtFlushInstructionCache",
+    "NtGetContextThread",
+    "NtQueryVirtualMemory",
+    "RtlQueryPerformanceCounter",
     "RtlExitUserThread",
 ];
-/// Two more, behind the counts.
-pub(super) const MORE_FUNCTIONS: [(&str, u64); 2] = [("NtFlushInstructionCache", 0x110), ("NtGetContextThread", 0x118)];
 
 /// What the agent is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Command {
-    Suspend = 1,
-    Commit = 2,
-    Resume = 3,
-    Call = 4,
+    /// Nothing: an answer shows that it runs.
+    Hello = 1,
+    /// Call a function.
+    Call = 2,
+    /// Stop all threads, check, write, let them go.
+    Exchange = 3,
+    /// Stop the threads one at a time: copy the stack of each, or see whether one is in the way.
+    Look = 4,
+    /// End.
     Exit = 5,
 }
 
-// rbx: the block. Every call follows the x64 convention; the frame holds the shadow space and two stack arguments.
+const fn slot(index: u64) -> u64 {
+    at::FUNCTIONS + index * 8
+}
+
 global_asm!(
-    ".globl hotgraft_agent_begin",
-    ".globl hotgraft_agent_end",
-    "hotgraft_agent_begin:",
-    "push rbx",
-    "push rsi",
-    "push rdi",
-    "push r12",
-    "push r13",
-    "push r14",
-    "push r15",
-    "sub rsp, 0x40",
-    "mov rbx, rcx",
-    // Wait for a request or for the end of the owner. The request comes first where both are there.
-    "2:",
-    "mov ecx, 2",
-    "lea rdx, [rbx + 0x10]",
-    "mov r8d, 1",
-    "xor r9d, r9d",
-    "mov qword ptr [rsp + 0x20], 0",
-    "call [rbx + 0x70]",
-    "test eax, eax",
-    "jnz 90f",
-    "mov eax, [rbx]",
-    "cmp eax, 1",
-    "je 17f",
-    "cmp eax, 2",
-    "je 30f",
-    "cmp eax, 3",
-    "je 50f",
-    "cmp eax, 4",
-    "je 60f",
-    "cmp eax, 5",
-    "je 90f",
-    "mov dword ptr [rbx + 4], 0xc0000002",
-    // Reply.
-    "3:",
-    "mov rcx, [rbx + 0x20]",
-    "xor edx, edx",
-    "call [rbx + 0x78]",
-    "jmp 2b",
-    //
-    // Suspend: pass after pass over the threads until one finds nothing new.
-    // r12: found in this pass; r13: cursor; r14: the cursor is not kept and must be closed.
-    "17:",
-    "mov qword ptr [rbx + 8], 0",
-    "18:",
-    "xor r12d, r12d",
-    "xor r13d, r13d",
-    "xor r14d, r14d",
-    "12:",
-    "mov rcx, -1",
-    "mov rdx, r13",
-    "mov r8d, 0x4a",
-    "xor r9d, r9d",
-    "mov qword ptr [rsp + 0x20], 0",
-    "lea rax, [rbx + 0x28]",
-    "mov [rsp + 0x28], rax",
-    "call [rbx + 0x80]",
-    "mov esi, eax",
-    "test r14d, r14d",
-    "jz 13f",
-    "mov rcx, r13",
-    "call [rbx + 0x98]",
-    "13:",
-    "test esi, esi",
-    "js 20f",
-    "mov r13, [rbx + 0x28]",
-    "mov r14d, 1",
-    // Which thread is it?
-    "call 80f",
-    "test eax, eax",
-    "js 22f",
-    "mov rax, [rbx + 0xe8]",
-    "cmp rax, gs:[0x48]",
-    "je 12b",
-    "mov rcx, [rbx + 8]",
-    "mov rdx, [rbx + 0x130]",
-    "14:",
-    "test rcx, rcx",
-    "jz 15f",
-    "cmp [rdx + 8], rax",
-    "je 12b",
-    "add rdx, 0x100",
-    "dec rcx",
-    "jmp 14b",
-    "15:",
-    "mov rcx, [rbx + 8]",
-    "cmp rcx, [rbx + 0xc8]",
-    "mov eax, 0xc0000023",
-    "jae 22f",
-    "mov rcx, r13",
-    "lea rdx, [rbx + 0x100]",
-    "call [rbx + 0x88]",
-    "test eax, eax",
-    "jns 16f",
-    // A thread that ends runs no more code: STATUS_THREAD_IS_TERMINATING, or an exit status other than pending.
-    "cmp eax, 0xc000004b",
-    "je 12b",
-    "mov edi, eax",
-    "call 80f",
-    "test eax, eax",
-    "js 12b",
-    "cmp dword ptr [rbx + 0xd0], 0x103",
-    "jne 12b",
-    "mov eax, edi",
-    "jmp 22f",
-    "16:",
-    "mov rcx, [rbx + 8]",
-    "mov rdx, rcx",
-    "shl rdx, 8",
-    "add rdx, [rbx + 0x130]",
-    "mov [rdx], r13",
-    "mov rax, [rbx + 0xe8]",
-    "mov [rdx + 8], rax",
-    "mov rax, [rbx + 0xd8]",
-    "mov [rdx + 0x18], rax",
-    "inc rcx",
-    "mov [rbx + 8], rcx",
-    "inc r12d",
-    "xor r14d, r14d",
-    "jmp 12b",
-    // End of a pass.
-    "20:",
-    "xor r14d, r14d",
-    "mov eax, esi",
-    "cmp esi, 0x8000001a",
-    "jne 22f",
-    "test r12d, r12d",
-    "jnz 18b",
-    // Look at each: registers, and a copy of its stack. The system waits here until the thread really stands.
-    // r12: entry; r13: index; r14: end of the copies.
-    "mov r12, [rbx + 0x130]",
-    "xor r13d, r13d",
-    "mov r14, [rbx + 0x138]",
-    "24:",
-    "cmp r13, [rbx + 8]",
-    "jae 29f",
-    "mov rdx, [rbx + 0x148]",
-    "mov dword ptr [rdx + 0x30], 0x100003",
-    "mov rcx, [r12]",
-    "call [rbx + 0x118]",
-    "test eax, eax",
-    "js 28f",
-    "mov rsi, [rbx + 0x148]",
-    "mov rax, [rsi + 0xf8]",
-    "mov [r12 + 0x10], rax",
-    "add rsi, 0x78",
-    "lea rdi, [r12 + 0x40]",
-    "mov ecx, 16",
-    "cld",
-    "rep movsq",
-    "mov qword ptr [r12 + 0x28], 0",
-    // A stack pointer outside the thread's own stack: left to the owner.
-    "mov rdx, [r12 + 0x18]",
-    "mov rax, [r12 + 0x60]",
-    "and rax, -8",
-    "cmp rax, [rdx + 0x10]",
-    "jb 27f",
-    "mov rcx, [rdx + 8]",
-    "sub rcx, rax",
-    "jbe 27f",
-    "and rcx, -8",
-    "mov rdx, [rbx + 0x140]",
-    "sub rdx, r14",
-    "cmp rcx, rdx",
-    "ja 27f",
-    "mov [r12 + 0x20], rax",
-    "mov [r12 + 0x28], rcx",
-    "mov [r12 + 0x30], r14",
-    "mov rsi, rax",
-    "mov rdi, r14",
-    "add r14, rcx",
-    "shr rcx, 3",
-    "rep movsq",
-    "27:",
-    "add r12, 0x100",
-    "inc r13",
-    "jmp 24b",
-    "28:",
-    "xor r14d, r14d",
-    "jmp 22f",
-    "29:",
-    "mov dword ptr [rbx + 4], 0",
-    "jmp 3b",
-    // Failed with eax: let go of everything.
-    "22:",
-    "mov [rbx + 4], eax",
-    "test r14d, r14d",
-    "jz 23f",
-    "mov rcx, r13",
-    "call [rbx + 0x98]",
-    "23:",
-    "call 70f",
-    "call 74f",
-    "jmp 3b",
-    //
-    // Commit: open every page or none; write; close. r13: opened; r14: status.
-    "30:",
-    "mov rsi, [rbx + 0x120]",
-    "mov r12, [rbx + 0xb8]",
-    "xor r13d, r13d",
-    "xor r14d, r14d",
-    "31:",
-    "cmp r13, r12",
-    "je 33f",
-    "mov rcx, -1",
-    "mov rdx, rsi",
-    "lea r8, [rsi + 8]",
-    "mov r9d, 4",
-    "lea rax, [rsi + 16]",
-    "mov [rsp + 0x20], rax",
-    "call [rbx + 0xa0]",
-    "test eax, eax",
-    "js 32f",
-    "inc r13",
-    "add rsi, 32",
-    "jmp 31b",
-    "32:",
-    "mov r14d, eax",
-    "jmp 35f",
-    "33:",
-    "mov r15, [rbx + 0x128]",
-    "mov rax, [rbx + 0xc0]",
-    "cld",
-    "34:",
-    "test rax, rax",
-    "jz 35f",
-    "mov rdi, [r15]",
-    "mov rsi, [r15 + 8]",
-    "mov rcx, [r15 + 16]",
-    "rep movsb",
-    "add r15, 24",
-    "dec rax",
-    "jmp 34b",
-    "35:",
-    "mov rsi, [rbx + 0x120]",
-    "36:",
-    "test r13, r13",
-    "jz 38f",
-    "mov rcx, -1",
-    "mov rdx, rsi",
-    "lea r8, [rsi + 8]",
-    "mov r9d, [rsi + 16]",
-    "lea rax, [rsi + 24]",
-    "mov [rsp + 0x20], rax",
-    "call [rbx + 0xa0]",
-    "test eax, eax",
-    "jns 37f",
-    "mov r14d, eax",
-    "37:",
-    "dec r13",
-    "add rsi, 32",
-    "jmp 36b",
-    "38:",
-    "mov rcx, -1",
-    "xor edx, edx",
-    "xor r8d, r8d",
-    "call [rbx + 0x110]",
-    "mov [rbx + 4], r14d",
-    "jmp 3b",
-    //
-    // Resume.
-    "50:",
-    "call 70f",
-    "mov dword ptr [rbx + 4], 0",
-    "mov rcx, [rbx + 0x20]",
-    "xor edx, edx",
-    "call [rbx + 0x78]",
-    "call 74f",
-    "jmp 2b",
-    //
-    // Call a function with up to six arguments.
-    "60:",
-    "mov rax, [rbx + 0x58]",
-    "mov [rsp + 0x20], rax",
-    "mov rax, [rbx + 0x60]",
-    "mov [rsp + 0x28], rax",
-    "mov rcx, [rbx + 0x38]",
-    "mov rdx, [rbx + 0x40]",
-    "mov r8, [rbx + 0x48]",
-    "mov r9, [rbx + 0x50]",
-    "call [rbx + 0x30]",
-    "mov [rbx + 0x68], rax",
-    "mov dword ptr [rbx + 4], 0",
-    "jmp 3b",
-    //
-    // Subroutine: resume every thread in the table. Handles are closed afterwards, when nobody waits any more.
-    "70:",
-    "sub rsp, 0x28",
-    "xor edi, edi",
-    "mov rsi, [rbx + 0x130]",
-    "71:",
-    "cmp rdi, [rbx + 8]",
-    "jae 72f",
-    "mov rcx, [rsi]",
-    "lea rdx, [rbx + 0x100]",
-    "call [rbx + 0x90]",
-    "add rsi, 0x100",
-    "inc rdi",
-    "jmp 71b",
-    "72:",
-    "add rsp, 0x28",
-    "ret",
-    //
-    // Subroutine: close the handles in the table and empty it.
-    "74:",
-    "sub rsp, 0x28",
-    "75:",
-    "mov rax, [rbx + 8]",
-    "test rax, rax",
-    "jz 76f",
-    "dec rax",
-    "mov [rbx + 8], rax",
-    "shl rax, 8",
-    "add rax, [rbx + 0x130]",
-    "mov rcx, [rax]",
-    "call [rbx + 0x98]",
-    "jmp 75b",
-    "76:",
-    "add rsp, 0x28",
-    "ret",
-    //
-    // Subroutine: THREAD_BASIC_INFORMATION of r13 to block + 0xd0; status in eax.
-    "80:",
-    "sub rsp, 0x28",
-    "mov rcx, r13",
-    "xor edx, edx",
-    "lea r8, [rbx + 0xd0]",
-    "mov r9d, 48",
-    "mov qword ptr [rsp + 0x20], 0",
-    "call [rbx + 0xa8]",
-    "add rsp, 0x28",
-    "ret",
-    //
-    // The end: by command, or because the owner is gone.
-    "90:",
-    "call 70b",
-    "call 74b",
-    "mov rcx, [rbx + 0x10]",
-    "call [rbx + 0x98]",
-    "mov rcx, [rbx + 0x18]",
-    "call [rbx + 0x98]",
-    "mov rcx, [rbx + 0x20]",
-    "call [rbx + 0x98]",
-    "xor ecx, ecx",
-    "call [rbx + 0xb0]",
-    "int3",
-    "hotgraft_agent_end:",
+    include_str!("agent.s"),
+    ABANDONED = const status::ABANDONED,
+    ARGUMENTS = const at::ARGUMENTS,
+    BASIC = const at::BASIC,
+    CAPACITY = const at::CAPACITY,
+    CHANGED = const status::CHANGED,
+    COMMAND = const at::COMMAND,
+    CONTEXT = const at::CONTEXT,
+    COUNT = const at::COUNT,
+    END = const at::END,
+    EXPECTED = const at::EXPECTED,
+    EXPECTED_COUNT = const at::EXPECTED_COUNT,
+    FLAGS = const at::FLAGS,
+    FLOOR = const flag::FLOOR,
+    FORBIDDEN = const at::FORBIDDEN,
+    FORBIDDEN_COUNT = const at::FORBIDDEN_COUNT,
+    FORBIDDEN_SIZE = const FORBIDDEN_SIZE,
+    FOUND = const at::FOUND,
+    FOUND_COUNT = const at::FOUND_COUNT,
+    FUNCTION = const at::FUNCTION,
+    HIGH = const at::HIGH,
+    IN_THE_WAY = const status::IN_THE_WAY,
+    LOOKED = const at::LOOKED,
+    LOW = const at::LOW,
+    MAX_STACK = const MAX_STACK,
+    MEMORY = const at::MEMORY,
+    NEXT = const at::NEXT,
+    ONLY = const at::ONLY,
+    OUT_ADDRESS = const at::OUT_ADDRESS,
+    OUT_INDEX = const at::OUT_INDEX,
+    OUT_THREAD = const at::OUT_THREAD,
+    OWNER = const at::OWNER,
+    PAGES = const at::PAGES,
+    PAGE_COUNT = const at::PAGE_COUNT,
+    PROBE = const flag::PROBE,
+    REPLY = const at::REPLY,
+    REQUEST = const at::REQUEST,
+    RESULT = const at::RESULT,
+    SCRATCH = const at::SCRATCH,
+    STACKS = const at::STACKS,
+    STACKS_END = const at::STACKS_END,
+    START = const at::START,
+    STATE = const at::STATE,
+    STATUS = const at::STATUS,
+    THREADS = const at::THREADS,
+    THREAD_SIZE = const thread::SIZE,
+    T_COPY = const thread::COPY,
+    T_ID = const thread::ID,
+    T_IP = const thread::IP,
+    T_SP = const thread::SP,
+    T_STACK = const thread::STACK,
+    T_STACK_SIZE = const thread::STACK_SIZE,
+    T_STATE = const thread::STATE,
+    T_TEB = const thread::TEB,
+    WRITES = const at::WRITES,
+    WRITE_COUNT = const at::WRITE_COUNT,
+    WRITTEN = const at::WRITTEN,
+    clock = const slot(11),
+    close = const slot(5),
+    context = const slot(9),
+    exit = const slot(12),
+    flush = const slot(8),
+    next_thread = const slot(2),
+    protect = const slot(6),
+    query_memory = const slot(10),
+    query_thread = const slot(7),
+    resume = const slot(4),
+    set_event = const slot(1),
+    suspend = const slot(3),
+    wait = const slot(0),
 );
 
 unsafe extern "C" {

@@ -5,6 +5,8 @@
 use std::ffi::c_void;
 use std::mem::{size_of, zeroed};
 use std::ptr::{null, null_mut};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use windows_sys::Wdk::System::Memory::{NtMapViewOfSection, NtUnmapViewOfSection};
 use windows_sys::Wdk::System::SystemInformation::NtQuerySystemInformation;
@@ -18,6 +20,7 @@ use windows_sys::Win32::System::LibraryLoader::{
     GetModuleFileNameW, GetModuleHandleA, GetModuleHandleExW, GetProcAddress,
 };
 use windows_sys::Win32::System::Memory::*;
+use windows_sys::Win32::System::Performance::QueryPerformanceFrequency;
 use windows_sys::Win32::System::ProcessStatus::*;
 use windows_sys::Win32::System::Threading::*;
 use windows_sys::Win32::System::WindowsProgramming::{GetComputerNameW, GetUserNameW};
@@ -54,6 +57,13 @@ pub(super) struct Handle(HANDLE);
 unsafe impl Send for Handle {}
 // SAFETY: as above; every use is a system call.
 unsafe impl Sync for Handle {}
+
+impl Handle {
+    /// Its value, for structures that name a process by it.
+    pub fn number(&self) -> u64 {
+        self.0 as u64
+    }
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
@@ -162,6 +172,35 @@ fn own_ntdll(name: &std::ffi::CStr) -> Option<unsafe extern "system" fn() -> isi
 /// Whether ntdll of this process has the function.
 pub(super) fn has_ntdll(name: &std::ffi::CStr) -> bool {
     own_ntdll(name).is_some()
+}
+
+/// Queries of NtManageHotPatch. Its other classes change something, and are not to be had here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum HotpatchQuery {
+    /// ManageHotPatchQueryPatches.
+    Registered = 2,
+    /// ManageHotPatchQueryActivePatches.
+    Active = 6,
+    /// ManageHotPatchCheckEnabled.
+    Enabled = 9,
+}
+
+/// NtManageHotPatch: the NTSTATUS; `None` where the system has no such function. `answer` holds the question first.
+pub(super) fn query_hotpatches(query: HotpatchQuery, answer: &mut [u8]) -> Option<u32> {
+    type Function = unsafe extern "system" fn(u32, *mut c_void, u32, *mut u32) -> i32;
+    let found = own_ntdll(c"NtManageHotPatch")?;
+    let mut size = 0;
+    // SAFETY: the signature is the one that phnt documents; `answer` is valid for its length.
+    let status = unsafe {
+        std::mem::transmute::<unsafe extern "system" fn() -> isize, Function>(found)(
+            query as u32,
+            answer.as_mut_ptr().cast(),
+            answer.len() as u32,
+            &mut size,
+        )
+    };
+    Some(status.cast_unsigned())
 }
 
 /// Version of Windows: (major, minor, build).
@@ -416,7 +455,19 @@ pub(super) fn event() -> Result<Handle> {
 pub(super) fn set_event(event: &Handle) -> Result<()> {
     step("set_event")?;
     // SAFETY: no pointers.
-    check(unsafe { SetEvent(event.0) }, "set event", 0, 0)
+    check(unsafe { SetEvent(event.0) }, "set event", 0, 0)?;
+    // What was asked for is under way now: an end here is an end at any point of it.
+    let _ = step("asked");
+    Ok(())
+}
+
+/// Ticks of RtlQueryPerformanceCounter as a duration.
+pub(super) fn duration_of_ticks(ticks: u64) -> Duration {
+    let mut frequency = 0i64;
+    // SAFETY: `frequency` is a local.
+    unsafe { QueryPerformanceFrequency(&mut frequency) };
+    let nanoseconds = u128::from(ticks) * 1_000_000_000 / u128::from(frequency.max(1).cast_unsigned());
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
 }
 
 /// Wait for the first of `handles`; `None` after `milliseconds`.
@@ -518,6 +569,20 @@ impl Shared {
         }
     }
 
+    /// Put `new` in place of `old` (u64::MAX: of anything); returns what was there.
+    pub fn exchange(&self, offset: u64, old: u64, new: u64) -> u64 {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        if !offset.is_multiple_of(8) || offset.checked_add(8).is_none_or(|end| end > self.size as u64) {
+            return old;
+        }
+        // SAFETY: inside the view, aligned; the target may change it at the same time, by atomic instructions too.
+        let word = unsafe { AtomicU64::from_ptr(self.ours.add(offset as usize).cast()) };
+        match old {
+            u64::MAX => word.swap(new, Ordering::SeqCst),
+            _ => word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).unwrap_or_else(|found| found),
+        }
+    }
+
     /// Take it from the target.
     pub fn release(&self, process: &Handle) {
         // SAFETY: a view in the target, which nothing there uses any more.
@@ -566,21 +631,27 @@ pub(super) fn leave_interrupts_to_child() {
     unsafe { SetConsoleCtrlHandler(Some(handler), 1) };
 }
 
-static INTERRUPTED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+static INTERRUPTED: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 
 /// Note Ctrl-C, Ctrl-Break and the end of console or session, and do not end at once.
 pub(super) fn notice_interrupts() {
+    // Called by a thread of its own.
     unsafe extern "system" fn handler(_: u32) -> BOOL {
-        INTERRUPTED.store(true, std::sync::atomic::Ordering::SeqCst);
+        *INTERRUPTED.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        INTERRUPTED.1.notify_all();
         1
     }
     // SAFETY: the handler is a function of ours that lives for ever.
     unsafe { SetConsoleCtrlHandler(Some(handler), 1) };
 }
 
-/// Whether one of them came.
-pub(super) fn interrupted() -> bool {
-    INTERRUPTED.load(std::sync::atomic::Ordering::SeqCst)
+/// Wait until one of them comes; true if one has come.
+pub(super) fn wait_for_interrupt(at_most: Duration) -> bool {
+    let come = INTERRUPTED.0.lock().unwrap_or_else(PoisonError::into_inner);
+    match INTERRUPTED.1.wait_timeout_while(come, at_most, |come| !*come) {
+        Ok((come, _)) => *come,
+        Err(poisoned) => *poisoned.into_inner().0,
+    }
 }
 
 /// GetUserNameW.

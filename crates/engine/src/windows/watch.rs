@@ -15,6 +15,9 @@ use crate::state::query;
 /// First and longest time after which a failure is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
+/// However quick a pass is, the next one comes no sooner.
+const SHORTEST_REST: Duration = Duration::from_millis(5);
+
 /// A process and a patch for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
@@ -247,7 +250,12 @@ pub fn notice_interrupts() {
     sys::notice_interrupts();
 }
 
-/// Whether an end was asked for.
-pub fn interrupted() -> bool {
-    sys::interrupted()
+/// Wait; true as soon as an end was asked for.
+pub fn interrupted(at_most: Duration) -> bool {
+    sys::wait_for_interrupt(at_most)
+}
+
+/// How long to wait after a pass that took so long: looking takes no more than a twentieth of one processor.
+pub fn rest(pass: Duration, at_most: Duration) -> Duration {
+    (pass * 19).clamp(SHORTEST_REST.min(at_most), at_most)
 }
