@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
+use crate::emulation::{Emulator, Execution};
 use crate::hotgraft::{self, Hotgraft, Profile};
 use crate::wine::Wine;
 use crate::{root, say, tools};
@@ -43,6 +44,9 @@ pub struct Options {
     /// Compare the patched old programs with the new ones under Wine.
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "changed", value_name = "WHICH")]
     run: Option<Programs>,
+    /// Run what the patches replace beside the new images in an emulator, on this many inputs for each function.
+    #[arg(long, num_args = 0..=1, default_missing_value = "32", value_name = "INPUTS")]
+    execute: Option<u32>,
     /// Inputs for each program.
     #[arg(long, default_value_t = 24)]
     inputs: u32,
@@ -87,6 +91,9 @@ pub fn run(options: &Options) -> Result<()> {
         judged.push((fix, rows));
     }
     let mut wrong = totals(&judged);
+    if let Some(inputs) = options.execute {
+        wrong += execute(&hotgraft, &judged, inputs)?;
+    }
     if let Some(programs) = options.run {
         wrong += run_programs(&judged, programs, options.inputs)?;
     }
@@ -153,6 +160,33 @@ fn totals(judged: &[(&Built, Vec<Row>)]) -> usize {
         rows.iter().map(|row| row.seconds).fold(0.0, f64::max),
     ));
     count(&|row| !row.is_good())
+}
+
+/// Runs what the patches replace in an emulator; returns the number of images with other behaviour.
+fn execute(hotgraft: &Hotgraft, judged: &[(&Built, Vec<Row>)], inputs: u32) -> Result<usize> {
+    let emulator = Emulator::open()?;
+    say::step("what the patches replace, beside the new images in an emulator");
+    let (mut wrong, mut all) = (0, Execution::default());
+    for (fix, rows) in judged {
+        for row in rows {
+            let Some(patch) = &row.patch else { continue };
+            let name = format!("{} {} {}", fix.step.package, fix.step.step, row.image);
+            let [old, new] = ["old", "new"].map(|side| fix.folder.join(side).join(&row.image));
+            let done = emulator.execute(hotgraft, [&old, &new], patch, inputs, 0);
+            match done.and_then(|done| done.judge().map(|()| done)) {
+                Ok(done) => {
+                    say::done(&format!("{name}: {}", done.summary()));
+                    all.functions.extend(done.functions);
+                }
+                Err(error) => {
+                    wrong += 1;
+                    say::failed(&format!("{name}: {error:#}"));
+                }
+            }
+        }
+    }
+    say::line(&format!("all: {}", all.summary()));
+    Ok(wrong)
 }
 
 /// Runs the old programs patched beside the new ones; returns the number of fixes that behave otherwise.
