@@ -98,6 +98,10 @@ fn every_fixture_is_judged_as_expected() {
             &"--format",
             &"json",
         ]);
+        let hooks = root().join("testdata/fixtures").join(&name).join("hooks.obj");
+        if hooks.exists() {
+            args.extend([&"--hooks" as &dyn AsRef<std::ffi::OsStr>, &hooks]);
+        }
         let output = hotgraft(&args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         if code(&output) as i64 != expect["exit"].as_i64().expect("exit is a number") {

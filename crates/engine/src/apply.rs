@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use hotgraft_hotpatch::HookPoint;
+
 use crate::error::ApplyError;
+use crate::hooks;
 use crate::identity;
 use crate::lineage;
 use crate::memory::{MappedImage, read_bytes};
@@ -188,8 +191,17 @@ pub fn apply(
         if reused.is_none() {
             placed.register(space, patch, hook)?;
         }
+        let own = graft.hooks.as_ref().map(|hooks| hooks.entries.as_slice()).unwrap_or_default();
+        hooks::run(space, placed.patch, own, HookPoint::PreApply)?;
         let to = entries.iter().map(|entry| redirect::of_entry(entry, image_base, placed.patch)).collect();
-        Transition { from, to }.run(space, options.time_limit, hook)
+        let mut transition = Transition { from, to };
+        let pause = transition.run(space, options.time_limit, hook)?;
+        if let Err(error) = hooks::run(space, placed.patch, own, HookPoint::PostApply) {
+            std::mem::swap(&mut transition.from, &mut transition.to);
+            let active = transition.run(space, options.time_limit, hook).is_err();
+            return Err(ApplyError::Repair { reason: error.to_string(), active });
+        }
+        Ok(pause)
     })();
     match outcome {
         Ok(pause) => Ok(Applied {
@@ -205,7 +217,8 @@ pub fn apply(
             attempts: pause.attempts,
         }),
         Err(error) => {
-            if reused.is_none() {
+            // Threads may have been in a patch that was taken back.
+            if reused.is_none() && !matches!(error, ApplyError::Repair { .. }) {
                 placed.release(space);
             }
             Err(error)

@@ -11,6 +11,7 @@ pub mod apply;
 pub mod buffer;
 pub mod doctor;
 pub mod error;
+mod hooks;
 pub mod identity;
 mod lineage;
 pub mod memory;

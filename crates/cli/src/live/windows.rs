@@ -206,7 +206,7 @@ pub fn rollback(args: &RollbackArgs, terminal: &Terminal) -> Result<Exit> {
         Format::Json => {
             let list: Vec<_> = done
                 .iter()
-                .map(|r| serde_json::json!({"sequence": r.sequence, "active": r.active, "entries": r.entries, "attempts": r.attempts, "pause_microseconds": r.pause.as_micros() as u64}))
+                .map(|r| serde_json::json!({"sequence": r.sequence, "active": r.active, "entries": r.entries, "attempts": r.attempts, "repair": r.repair, "pause_microseconds": r.pause.as_micros() as u64}))
                 .collect();
             let value = serde_json::json!({"schema": "hotgraft.rollback/1", "pid": args.pid, "rolled_back": list});
             output::write_bytes(Path::new("-"), &output::json(&value)?)?;

@@ -359,6 +359,8 @@ impl PatchSpec {
             sequence: self.sequence,
             kb: Some(format!("KB{}", 5_000_000 + self.sequence)),
             cves: vec!["CVE-2026-0001".into()],
+            accepted_by: None,
+            hooks: None,
             accepted: Vec::new(),
             new_sha256: [9; 32],
             functions: functions.clone(),

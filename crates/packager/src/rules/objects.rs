@@ -2,6 +2,7 @@
 
 use crate::closure::{Closure, is_derived};
 use crate::context::{Context, finding};
+use crate::rules::hooks;
 use crate::rules::types::same_representation;
 use crate::uses::User;
 use crate::verdict::{Difference, Finding, Outcome};
@@ -61,7 +62,9 @@ fn changed(ctx: &Context, closure: &Closure, pair: &ObjectPair, old: ObjectId, n
         return if resized {
             ("data.object.resized", Outcome::Refuse, first)
         } else {
-            ("data.initialiser.changed", Outcome::Refuse, first)
+            let repaired = hooks::can_repair(ctx, closure);
+            let outcome = if repaired { Outcome::Condition } else { Outcome::Refuse };
+            ("data.initialiser.changed", outcome, first)
         };
     }
     if (a.evidence | b.evidence).contains(Evidence::EXPORT) {

@@ -33,7 +33,8 @@ pub fn pair(folder: &Path) -> Option<Real> {
     let new = Program::load(&new_path, PdbChoice::Auto).ok()?;
     let comparison = compare(&old, &new, &hotgraft_diff::Options::default());
     let accept = hotgraft_packager::rules::all().iter().map(|r| r.key.to_owned()).collect();
-    let options = Options { accept, cves: vec!["CVE-2026-1".into()], ..Options::default() };
+    let hooks = std::fs::read(folder.join("hooks.obj")).ok();
+    let options = Options { accept, cves: vec!["CVE-2026-1".into()], hooks, ..Options::default() };
     let verdict = verdict::judge(&old, &new, &comparison, &options);
     if !matches!(verdict.decision, Decision::Patch | Decision::Conditional) {
         return None;

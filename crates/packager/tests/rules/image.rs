@@ -88,7 +88,7 @@ cases! {
         }
     }
     image_export_added = "image.export.added" {
-        trips { word!(KEY, "image.export.added", Refuse); }
+        trips { word!(KEY, "image.export.added", Condition); }
         spares { pair(&simple(1), &simple(2)).image("image.timestamp").spares(KEY, Decision::Patch); }
     }
     image_export_removed = "image.export.removed" {
