@@ -124,6 +124,7 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     findings.extend(rules::identity::pdb_missing(ctx));
     findings.extend(rules::identity::same_build(ctx));
     findings.extend(rules::functions::pairs(ctx, closure));
+    findings.extend(rules::functions::unmarked(ctx, closure));
     findings.extend(rules::functions::included(ctx, closure));
     findings.extend(rules::functions::unmovable(ctx, closure));
     findings.extend(rules::folds::diverged(ctx, closure));

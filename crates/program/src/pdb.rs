@@ -33,6 +33,8 @@ pub struct Pdb {
     pub procedures: Vec<ProcedureSymbol>,
     /// Parts of procedures that lie elsewhere, sorted by RVA.
     pub separated: Vec<SeparatedCode>,
+    /// Functions that the compiler marked for secure hot-patching: compiland and the linker's name.
+    pub hotpatched: Vec<(ModuleId, String)>,
     /// Data symbols, sorted by RVA; a symbol that the PDB lists twice appears once.
     pub data: Vec<DataSymbol>,
     /// Thread-local variables, sorted by RVA (their place in the template).

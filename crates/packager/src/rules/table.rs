@@ -78,6 +78,14 @@ pub static RULES: &[Rule] = &[
         rows: &["C22"],
     },
     Rule {
+        key: "code.hotpatch.unmarked",
+        outcomes: &[Outcome::Refuse],
+        head: Some(Head::Identity),
+        why: "The compiler was told which functions a hot patch replaces, and made only those ready for it; another one changed too.",
+        todo: "Name the function in the list of functions too (-fms-secure-hotpatch-functions-list), or undo its change.",
+        rows: &["C6"],
+    },
+    Rule {
         key: "code.jump_table.changed",
         outcomes: &[Outcome::Patch],
         head: None,
@@ -276,6 +284,14 @@ pub static RULES: &[Rule] = &[
         why: "The variable's protection or lifetime differs, and the base keeps the old one.",
         todo: "Deliver the fix with a restart.",
         rows: &["D27"],
+    },
+    Rule {
+        key: "data.slot.added",
+        outcomes: &[Outcome::Patch, Outcome::Refuse],
+        head: Some(Head::GlobalState),
+        why: "Code made for hot patches reaches variables of the base through constants named after them, which the patch fills with the addresses in the base.",
+        todo: "Report the pair.",
+        rows: &["D26"],
     },
     Rule {
         key: "data.string.changed",
