@@ -206,13 +206,11 @@ pub fn differences(cmp: &Comparison) -> Vec<Difference> {
 fn decide(findings: &[Finding], accept: &[String]) -> Decision {
     let has = |outcome| findings.iter().any(|f| f.outcome == outcome);
     let open = findings.iter().any(|f| f.outcome == Outcome::Condition && !accept.iter().any(|key| key == f.key));
-    if has(Outcome::Refuse) {
+    if has(Outcome::Refuse) || open {
         Decision::Refuse
     } else if !has(Outcome::Patch) {
-        // Conditions are about patches.
+        // What was accepted needs no patch.
         Decision::Nothing
-    } else if open {
-        Decision::Refuse
     } else if has(Outcome::Condition) {
         Decision::Conditional
     } else {

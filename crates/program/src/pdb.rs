@@ -13,6 +13,7 @@ mod types;
 pub use lines::LineTable;
 pub use symbols::{Contribution, DataSymbol, ProcedureSymbol, PublicSymbol, SeparatedCode, SwitchTable, ThreadSymbol};
 
+use crate::entity::ModuleId;
 use crate::error::{Error, Result};
 use crate::image::{Image, PdbIdentity};
 use crate::program::Module;

@@ -159,7 +159,40 @@ fn totals(judged: &[(&Built, Vec<Row>)]) -> usize {
         count(&|row| row.fault.is_some()),
         rows.iter().map(|row| row.seconds).fold(0.0, f64::max),
     ));
+    say::step("packages");
+    say::line(
+        "package     images  patch  nothing  refuse  error  residual  replaced/differ  patch size/replaced code (median)",
+    );
+    let mut packages: Vec<&str> = rows.iter().map(|row| row.package.as_str()).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    for package in packages.iter().copied().map(Some).chain([None]) {
+        let of: Vec<&Row> =
+            rows.iter().copied().filter(|row| package.is_none_or(|package| row.package == package)).collect();
+        say::line(&package_line(package.unwrap_or("all"), &of));
+    }
     count(&|row| !row.is_good())
+}
+
+/// A line of the table of packages.
+fn package_line(name: &str, rows: &[&Row]) -> String {
+    let count = |verdicts: &[&str]| rows.iter().filter(|row| verdicts.contains(&row.verdict.as_str())).count();
+    let patched: Vec<&&Row> = rows.iter().filter(|row| row.patch.is_some()).collect();
+    let replaced: usize = patched.iter().map(|row| row.replaced.len()).sum();
+    let differ: usize = patched.iter().map(|row| row.differ).sum();
+    let mut ratios: Vec<f64> =
+        patched.iter().filter(|row| row.sizes.1 > 0).map(|row| row.sizes.0 as f64 / row.sizes.1 as f64).collect();
+    ratios.sort_by(f64::total_cmp);
+    let median = ratios.get(ratios.len() / 2).copied().unwrap_or(0.0);
+    format!(
+        "{name:<10} {:>7} {:>6} {:>8} {:>7} {:>6} {:>9} {replaced:>9}/{differ:<6} {median:>12.2}",
+        rows.len(),
+        count(&["patch", "conditional"]),
+        count(&["nothing"]),
+        count(&["refuse"]),
+        count(&["error"]),
+        rows.iter().filter_map(|row| row.residual).sum::<u64>(),
+    )
 }
 
 /// Runs what the patches replace in an emulator; returns the number of images with other behaviour.

@@ -51,6 +51,7 @@ fn hook_symbol(object: &CoffFile<'_>, point: HookPoint) -> Option<(SectionIndex,
 /// Adds the object's sections to the patch, with their addresses resolved.
 pub(crate) fn link(input: &Input<'_>, parts: &mut Parts) -> Result<()> {
     let Some(file) = &input.options.hooks else { return Ok(()) };
+    points(file)?;
     let object = parse(file)?;
     let mut linker = Linker { input, object, sections: BTreeMap::new(), tables: Vec::new() };
     linker.take_sections(parts)?;
@@ -161,6 +162,10 @@ impl Linker<'_, '_, '_> {
             // A call or jump: the byte before its field is no ModRM byte of an address relative to RIP (05, 0D and so on to 3D).
             let branch = form == Form::RipRelative && at > 0 && matches!(bytes[at - 1], 0xE8 | 0xE9 | 0x80..=0x8F);
             let form = if branch { Form::Branch } else { form };
+            // Larger ones lead nowhere that is known here.
+            if addend.unsigned_abs() > LARGEST << 12 {
+                return Err(refused(KEY, "a relocation of the hooks with an offset beyond all bounds"));
+            }
             let RelocationTarget::Symbol(symbol) = relocation.target() else {
                 return Err(refused(KEY, "a relocation of the hooks without a symbol"));
             };
@@ -184,7 +189,11 @@ impl Linker<'_, '_, '_> {
         if let Some(section) = symbol.section_index() {
             let piece = self.sections.get(&section.0).copied();
             let piece = piece.ok_or_else(|| refused(KEY, "the hooks refer to a section that is not loaded"))?;
-            return Ok(Goal::Piece(piece, symbol.address() as i64 + addend));
+            let size = i64::from(parts.pieces[piece].end - parts.pieces[piece].start);
+            let offset = i64::try_from(symbol.address()).ok().and_then(|at| at.checked_add(addend));
+            let offset = offset.filter(|offset| (0..=size).contains(offset));
+            let offset = offset.ok_or_else(|| refused(KEY, "the hooks lead out of one of their sections"))?;
+            return Ok(Goal::Piece(piece, offset));
         }
         let name = symbol.name().map_err(|e| refused(KEY, format!("a symbol of the hooks: {e}")))?;
         if symbol.is_definition()

@@ -52,6 +52,61 @@ pub fn all() -> Vec<Real> {
     folders.iter().filter_map(|f| pair(f)).collect()
 }
 
+/// The pair with hooks.
+fn hooked() -> Real {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/fixtures/hook");
+    pair(&folder).expect("it may be patched")
+}
+
+#[test]
+fn hooks_lie_in_the_patch_and_reach_the_base() {
+    let real = hooked();
+    let object = real.options.hooks.clone().unwrap();
+    for reach in [Reach::Any, Reach::Near] {
+        let bytes = real.emit(Some(reach)).unwrap();
+        let graft = hotgraft_hotpatch::read(&bytes).unwrap().graft.unwrap();
+        let hooks = graft.hooks.as_ref().unwrap();
+        assert_eq!(hooks.object_sha256, hotgraft_hotpatch::sha::both(&object).0);
+        let points: Vec<&str> = hooks.entries.iter().map(|hook| hook.point.symbol()).collect();
+        assert_eq!(points, ["hotgraft_pre_apply", "hotgraft_post_apply", "hotgraft_post_rollback"]);
+        // The unwinder knows each of them that has a frame: two of the three.
+        let patch = Program::from_bytes("patch", &bytes, None).unwrap();
+        let known = |rva: u32| patch.unwind.iter().any(|u| u.begin == rva);
+        let framed: Vec<bool> = hooks.entries.iter().map(|hook| known(hook.patch_rva)).collect();
+        assert_eq!(framed, [true, true, false]);
+        // What they refer to in the base is guarded where it is code.
+        assert!(graft.guarded.iter().any(|range| range.name == "room"));
+    }
+}
+
+#[test]
+fn no_object_file_upsets_the_linker_of_hooks() {
+    let mut real = hooked();
+    let sound = real.options.hooks.clone().unwrap();
+    let mut refused = 0;
+    for at in (0..sound.len()).step_by(5) {
+        let mut other = sound.clone();
+        other[at] ^= 0xFF;
+        for object in [other, sound[..at].to_vec()] {
+            real.options.hooks = Some(object);
+            match real.emit(Some(Reach::Near)) {
+                Ok(bytes) => assert_eq!(hotgraft_hotpatch::check::check(&bytes), []),
+                Err(Error::Refused { .. }) => refused += 1,
+                Err(error) => panic!("byte {at}: {error}"),
+            }
+        }
+    }
+    assert!(refused > 200, "only {refused} refused");
+    // Names that the base does not have, or not once.
+    let text = |object: &[u8], from: &str, to: &str| -> Vec<u8> {
+        let at = object.windows(from.len()).rposition(|w| w == from.as_bytes()).unwrap();
+        [&object[..at], to.as_bytes(), &object[at + from.len()..]].concat()
+    };
+    real.options.hooks = Some(text(&sound, "room", "rom_"));
+    let error = real.emit(None).unwrap_err().to_string();
+    assert!(error.contains("rom_") && error.contains("runtime.hook"), "{error}");
+}
+
 #[test]
 fn every_patch_obeys_the_rules_and_fits_its_base() {
     let pairs = all();

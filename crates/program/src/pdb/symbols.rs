@@ -396,6 +396,7 @@ pub(super) fn merge(
     let mut all = Vec::new();
     for (stream, module) in streams.into_iter().zip(modules) {
         let ModuleSymbols { compiler, language, lto, globals, procedures, separated, hotpatched, lines: own } = module;
+        let id = ModuleId::from(pdb.modules.len());
         pdb.modules.push(Module { name: stream.name, compiler, language, lto });
         pdb.procedures.extend(procedures);
         pdb.separated.extend(separated);

@@ -4,7 +4,7 @@ use super::{Finder, Seed, range_index};
 use crate::assemble::names::Names;
 use crate::assemble::{Conflict, Found, Table};
 use crate::code::{self, Access, CodeFacts, CodeSpanKind};
-use crate::entity::FunctionId;
+use crate::entity::{FunctionId, ModuleId};
 use crate::function::{CodeRange, EntryKind, Function, Linkage, Problem};
 use crate::unwind::UnwindTable;
 use rayon::prelude::*;
