@@ -123,6 +123,15 @@ def variables(names, shared, images):
 
 # -- answers to calls
 
+P, N = "pointer", "number"
+# Of what has no prototype in the PDB, and is called often: the registers of further parameters hold anything.
+KNOWN = {
+    "malloc": [N], "free": [P], "calloc": [N, N], "realloc": [P, N], "memcpy": [P, P, N], "memmove": [P, P, N],
+    "memset": [P, N, N], "memcmp": [P, P, N], "strlen": [P], "strcmp": [P, P], "strcpy": [P, P], "strcat": [P, P],
+    "strncmp": [P, P, N], "strncpy": [P, P, N], "strchr": [P, N], "strrchr": [P, N], "strdup": [P], "rand": [],
+    "GetStdHandle": [N],
+}
+
 
 def name_of(side, address):
     if address in side.names.imports:
@@ -176,7 +185,7 @@ def answer(side, index, given):
         uc.reg_write(x86.UC_X86_REG_RSP, stack + 8)
         return back
     entity = side.names.code.get(at)
-    kinds = parameters(entity["prototype"]) if entity else None
+    kinds = KNOWN.get(plain) or (parameters(entity["prototype"]) if entity else None)
     count = 4 if kinds is None else len(kinds)
     arguments = [uc.reg_read(NUMBER[r]) for r in ARGUMENTS[:count]]
     if kinds is not None and count > 4:
@@ -253,7 +262,9 @@ class Judge:
         if not self.patched.in_reach(a) or not self.new.in_reach(b):
             # A sum with the address of an image that is no address itself: the distance of the images shows.
             return self.apart != 0 and (b - a) % self.apart == 0 and 0 < abs(b - a) <= 4 * self.apart
-        return bool(self.patched.names.readings(a) & self.new.names.readings(b))
+        one, other = self.patched.names.readings(a), self.new.names.readings(b)
+        # Jump tables of re-encoded code are in the patch under no name.
+        return bool(one & other) or not one and any(self.new.names.kinds.get(key) == "table" for key, _ in other)
 
     def same_bytes(self, a, b):
         if a is None or b is None:

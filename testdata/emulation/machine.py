@@ -47,6 +47,7 @@ class Names:
         self.entities = sorted(entities, key=lambda e: (e["address"], e["size"]))
         self.starts = [e["address"] for e in self.entities]
         self.imports = {i["address"]: f"{i['dll']}!{i['name']}" for i in imports}
+        self.kinds = {e["key"]: e["kind"] for e in self.entities}
         self.code = {}
         for entity in self.entities:
             if entity["kind"] == "function":

@@ -1,6 +1,7 @@
 #include "bare.h"
 
 int used, limit = 64;
+static int *volatile place = &limit;
 
 #ifdef NEW
 // As -fms-secure-hotpatch-functions-list has it, which this compiler does not know: in the functions that it names, variables
@@ -30,5 +31,5 @@ int take(int count)
 
 int room(void)
 {
-    return limit - used;
+    return *place - used;
 }
