@@ -51,7 +51,8 @@ pub(super) fn trust<'a>(policy: Option<&'a TrustPolicy>, allow_unsigned: bool, t
 /// Exit code and next step of an engine's answer. What the engine decided against is a refusal; what the system did not
 /// let it do is a failure.
 fn stop(error: &ApplyError, about: &str) -> anyhow::Error {
-    let message = format!("{about}: {error}; the process is as it was");
+    let state = if matches!(error, ApplyError::Repair { .. }) { "" } else { "; the process is as it was" };
+    let message = format!("{about}: {error}{state}");
     match error {
         ApplyError::Policy(_) => Stop::refused(message, "sign the patch, and name its root with --trust"),
         ApplyError::NoBase { .. } | ApplyError::WrongBase { .. } => Stop::refused(
@@ -69,6 +70,12 @@ fn stop(error: &ApplyError, about: &str) -> anyhow::Error {
         }
         ApplyError::Partial { .. } | ApplyError::NotApplied(_) | ApplyError::Irrevertible { .. } => {
             Stop::refused(message, "`hotgraft status` shows the state of every entry")
+        }
+        ApplyError::Veto { .. } => {
+            Stop::refused(message, "a hook of the patch does not allow it in the state that the process is in")
+        }
+        ApplyError::Repair { .. } => {
+            Stop::refused(message, "the hook could not repair the data of the process; restart it with the fixed image")
         }
         ApplyError::ThreadInTheWay { .. } => Stop::failed(message, "try again, or give more time with --timeout"),
         _ => Stop::failed(message, "rights to the process may be missing; run with those of its owner"),
