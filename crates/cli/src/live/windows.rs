@@ -229,6 +229,9 @@ pub fn rollback(args: &RollbackArgs, terminal: &Terminal) -> Result<Exit> {
                     r.entries,
                     r.pause.as_secs_f64() * 1e3
                 );
+                if let Some(repair) = &r.repair {
+                    let _ = writeln!(out, "{about}: {repair}");
+                }
             }
             output::print_text(&out)?;
         }
