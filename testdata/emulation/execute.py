@@ -1,6 +1,6 @@
 """Runs what a patch replaces beside the new image, on generated inputs, and demands that both do the same.
 
-execute.py DIR [--inputs N] [--mutants N]: DIR is what `hotgraft lay-out` wrote. One JSON document on stdout.
+execute.py DIR [--inputs N] [--mutants N] [--repaired]: DIR is what `hotgraft lay-out` wrote. One JSON document on stdout.
 
 A run is a sequence of events (calls with their arguments and what these point to, writes outside of the own stack) and an
 end (why, the result, the registers that callees keep). Calls are answered by rule, not run; in every fourth input the
@@ -94,6 +94,29 @@ class Function:
 
     def fill(self, given):
         return self.make(given.seed) if given.filled else []
+
+
+def repaired(space, memory):
+    """The memory with the new initial value in every variable that both sides have: what a hook has seen to."""
+
+    def place(entity):
+        for region in space["regions"]:
+            if region["address"] <= entity["address"] < region["address"] + region["size"]:
+                return region["offset"] + entity["address"] - region["address"]
+        return None
+
+    image = next(region for region in space["regions"] if region["image"] == "new")
+    new = {e["key"]: e for e in space["entities"]["new"] if e["variable"]}
+    for old in space["entities"]["patched"]:
+        other = new.get(old["key"])
+        if other is not None and old["variable"] and old["size"] == other["size"]:
+            at, source = place(old), place(other)
+            value = bytes(memory[source:source + old["size"]])
+            # Addresses are the same already, each in its own image.
+            words = struct.unpack(f"<{len(value) // 8}Q", value[:len(value) & ~7])
+            if not any(image["address"] <= word < image["address"] + image["size"] for word in words):
+                memory[at:at + old["size"]] = value
+    return bytes(memory)
 
 
 def variables(names, shared, images):
@@ -388,6 +411,7 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--inputs", type=int, default=64)
     parser.add_argument("--mutants", type=int, default=0)
+    parser.add_argument("--repaired", action="store_true", help="hooks have given variables their new initial values")
     options = parser.parse_args()
     with open(os.path.join(options.folder, "space.json"), encoding="utf-8") as file:
         space = json.load(file)
@@ -396,6 +420,8 @@ def main():
     sides, fills = {}, {}
     keys = {side: {e["key"] for e in space["entities"][side]} for side in ("patched", "new")}
     shared = keys["patched"] & keys["new"]
+    if options.repaired:
+        memory = repaired(space, bytearray(memory))
     for side in ("patched", "new"):
         names = Names(space["entities"][side], space["imports"])
         sides[side] = Machine([r for r in space["regions"] if r["side"] == side], memory, names, BLOCKS)

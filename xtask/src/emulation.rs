@@ -54,6 +54,17 @@ pub struct Mutants {
     pub missed: Vec<String>,
 }
 
+/// How much is run, and of what.
+#[derive(Clone, Copy, Debug)]
+pub struct Amount {
+    /// Inputs for each function.
+    pub inputs: u32,
+    /// Faults of each kind that are put into each function.
+    pub mutants: u32,
+    /// Hooks of the patch give variables their new initial values.
+    pub repaired: bool,
+}
+
 impl Emulator {
     /// Makes it ready.
     ///
@@ -67,14 +78,8 @@ impl Emulator {
     ///
     /// # Errors
     /// If the address space cannot be laid out, or the emulator fails.
-    pub fn execute(
-        &self,
-        hotgraft: &Hotgraft,
-        images: [&Path; 2],
-        patch: &Path,
-        inputs: u32,
-        mutants: u32,
-    ) -> Result<Execution> {
+    pub fn execute(&self, hotgraft: &Hotgraft, images: [&Path; 2], patch: &Path, amount: Amount) -> Result<Execution> {
+        let Amount { inputs, mutants, repaired } = amount;
         let folder = tempfile::tempdir()?;
         let mut lay_out = hotgraft.command();
         lay_out.arg("lay-out").args(images).arg(patch).arg("-o").arg(folder.path());
@@ -82,6 +87,7 @@ impl Emulator {
         let mut run = Command::new(&self.python);
         run.arg("-B").arg(root::repository().join("testdata/emulation/execute.py")).arg(folder.path());
         run.args(["--inputs", &inputs.to_string(), "--mutants", &mutants.to_string()]);
+        run.args(repaired.then_some("--repaired"));
         let done = command::finish(&mut run)?;
         ensure!(done.code == 0, "the emulator ended with {}: {}", done.code, done.stderr.trim());
         serde_json::from_str(&done.stdout).context("the emulator's report cannot be read")

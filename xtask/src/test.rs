@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::emulation::{Emulator, Mutants};
+use crate::emulation::{Amount, Emulator, Mutants};
 use crate::fixtures::{self, expect::Fixture};
 use crate::hotgraft::{self, Hotgraft, Profile};
 use crate::report::Report;
@@ -146,7 +146,12 @@ fn emulation(report: &mut Report, hotgraft: &Hotgraft, patches: &[(&Fixture, Pat
         report.check(&format!("{} does the same in the emulator", fixture.name), || {
             let images = [fixture.image("old"), fixture.image("new")];
             let images = [images[0].as_path(), images[1].as_path()];
-            let execution = emulator.execute(hotgraft, images, patch, INPUTS, MUTANTS)?;
+            let execution = emulator.execute(
+                hotgraft,
+                images,
+                patch,
+                Amount { inputs: INPUTS, mutants: MUTANTS, repaired: fixture.spec.hooks.is_some() },
+            )?;
             ensure!(!execution.functions.is_empty(), "nothing was run");
             execution.judge()?;
             mutants.made += execution.mutants.made;

@@ -167,7 +167,7 @@ fn who_accepted_and_what_a_hook_is_from_are_in_the_patch_and_its_report() {
         if with_hooks {
             command.arg("--hooks").arg(&hooks);
         }
-        keys.iter().for_each(|key| drop(command.args(["--accept", key])));
+        command.args(keys.iter().flat_map(|key| ["--accept", key]));
         command.args(by.iter().flat_map(|by| ["--accepted-by", by]));
         command.output().expect("hotgraft runs")
     };

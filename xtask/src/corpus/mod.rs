@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::emulation::{Emulator, Execution};
+use crate::emulation::{Amount, Emulator, Execution};
 use crate::hotgraft::{self, Hotgraft, Profile};
 use crate::wine::Wine;
 use crate::{root, say, tools};
@@ -205,7 +205,7 @@ fn execute(hotgraft: &Hotgraft, judged: &[(&Built, Vec<Row>)], inputs: u32) -> R
             let Some(patch) = &row.patch else { continue };
             let name = format!("{} {} {}", fix.step.package, fix.step.step, row.image);
             let [old, new] = ["old", "new"].map(|side| fix.folder.join(side).join(&row.image));
-            let done = emulator.execute(hotgraft, [&old, &new], patch, inputs, 0);
+            let done = emulator.execute(hotgraft, [&old, &new], patch, Amount { inputs, mutants: 0, repaired: false });
             match done.and_then(|done| done.judge().map(|()| done)) {
                 Ok(done) => {
                     say::done(&format!("{name}: {}", done.summary()));
