@@ -90,7 +90,7 @@ fn no_object_file_upsets_the_linker_of_hooks() {
         for object in [other, sound[..at].to_vec()] {
             real.options.hooks = Some(object);
             match real.emit(Some(Reach::Near)) {
-                Ok(bytes) => assert_eq!(hotgraft_hotpatch::check::check(&bytes), []),
+                Ok(bytes) => assert_eq!(check::check(&bytes), []),
                 Err(Error::Refused { .. }) => refused += 1,
                 Err(error) => panic!("byte {at}: {error}"),
             }
