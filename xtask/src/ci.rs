@@ -24,6 +24,7 @@ pub fn setup() -> Result<()> {
     }
     python::with_readers()?;
     python::validators()?;
+    python::emulator()?;
     say::done("everything that the tasks need is there");
     Ok(())
 }

@@ -6,6 +6,7 @@ mod command;
 mod corpus;
 mod demo;
 mod dist;
+mod emulation;
 mod fixtures;
 mod fuzz;
 mod hotgraft;

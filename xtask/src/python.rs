@@ -59,6 +59,17 @@ pub fn with_readers() -> Result<PathBuf> {
     environment(&root::cache().join("tools/python"), &PACKAGES, "import lief, signify")
 }
 
+/// The emulator and the disassembler of the differential execution: test tools only, for the emulator's licence.
+const EMULATOR: [&str; 2] = ["unicorn==2.1.4", "capstone==5.0.9"];
+
+/// The interpreter that runs `testdata/emulation`; made if it is not there yet.
+///
+/// # Errors
+/// As [`with_readers`].
+pub fn emulator() -> Result<PathBuf> {
+    environment(&root::cache().join("tools/emulator"), &EMULATOR, "import unicorn, capstone")
+}
+
 fn environment(at: &Path, packages: &[&str], imports: &str) -> Result<PathBuf> {
     let python = at.join("bin/python");
     let works = |python: &PathBuf| command::quiet(Command::new(python).args(["-c", imports])).map(drop);

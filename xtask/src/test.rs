@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
+use crate::emulation::{Amount, Emulator, Mutants};
 use crate::fixtures::{self, expect::Fixture};
 use crate::hotgraft::{self, Hotgraft, Profile};
 use crate::report::Report;
@@ -35,6 +36,8 @@ pub enum Part {
     Verdicts,
     /// Each fixture under Wine (with the verdicts).
     Live,
+    /// What patches replace, run beside the new build in an emulator (with the verdicts).
+    Emulation,
     /// The demo.
     Demo,
 }
@@ -63,8 +66,8 @@ pub fn checks(report: &mut Report, only: &[Part]) -> Result<()> {
         say::step("fixtures");
         report.check("the committed fixtures are what their sources build", || fixtures::check(&[]).map(drop));
     }
-    if wanted(Part::Verdicts) || wanted(Part::Live) {
-        fixture_expectations(report, wanted(Part::Live))?;
+    if wanted(Part::Verdicts) || wanted(Part::Live) || wanted(Part::Emulation) {
+        fixture_expectations(report, wanted(Part::Live), wanted(Part::Emulation))?;
     }
     if wanted(Part::Demo) {
         report.check("the demo", || demo::run(demo::Options { quiet: true }));
@@ -72,7 +75,7 @@ pub fn checks(report: &mut Report, only: &[Part]) -> Result<()> {
     Ok(())
 }
 
-fn fixture_expectations(report: &mut Report, live: bool) -> Result<()> {
+fn fixture_expectations(report: &mut Report, live: bool, emulate: bool) -> Result<()> {
     let mut hotgraft = None;
     report.check("hotgraft builds", || {
         hotgraft = Some(Hotgraft::build(Profile::Dev)?);
@@ -82,6 +85,7 @@ fn fixture_expectations(report: &mut Report, live: bool) -> Result<()> {
     say::step("what is said of each fixture");
     let out = tempfile::tempdir()?;
     let mut runs = Vec::new();
+    let mut patches = Vec::new();
     let all = Fixture::all()?;
     for fixture in &all {
         let mut patch = None;
@@ -89,9 +93,13 @@ fn fixture_expectations(report: &mut Report, live: bool) -> Result<()> {
             patch = fixture.judge(&hotgraft, out.path())?;
             Ok(())
         });
+        patches.extend(patch.clone().map(|patch| (fixture, patch)));
         if let Some(run) = &fixture.expectation.run {
             runs.push((fixture, run, patch));
         }
+    }
+    if emulate {
+        emulation(report, &hotgraft, &patches);
     }
     if !live {
         return Ok(());
@@ -108,8 +116,11 @@ fn fixture_expectations(report: &mut Report, live: bool) -> Result<()> {
         report.check(&format!("{} runs", fixture.name), || match patch {
             Some(patch) => {
                 fixture.run(&wine, &windows, &patch, run)?;
-                match &run.midway_stdout {
-                    Some(want) => fixture.run_midway(&wine, &windows, &patch, want),
+                if let Some(want) = &run.midway_stdout {
+                    fixture.run_midway(&wine, &windows, &patch, want)?;
+                }
+                match &run.veto_stdout {
+                    Some(want) => fixture.run_vetoed(&wine, &windows, &patch, want),
                     None => Ok(()),
                 }
             }
@@ -117,6 +128,45 @@ fn fixture_expectations(report: &mut Report, live: bool) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// Runs what the patches replace beside the new builds, and sees that faults in patches are noticed.
+fn emulation(report: &mut Report, hotgraft: &Hotgraft, patches: &[(&Fixture, PathBuf)]) {
+    const INPUTS: u32 = 32;
+    const MUTANTS: u32 = 3;
+    say::step("what each patch replaces, beside the new build in an emulator");
+    let mut emulator = None;
+    report.check("the emulator", || {
+        emulator = Some(Emulator::open()?);
+        Ok(())
+    });
+    let Some(emulator) = emulator else { return };
+    let mut mutants = Mutants::default();
+    for (fixture, patch) in patches {
+        report.check(&format!("{} does the same in the emulator", fixture.name), || {
+            let images = [fixture.image("old"), fixture.image("new")];
+            let images = [images[0].as_path(), images[1].as_path()];
+            let execution = emulator.execute(
+                hotgraft,
+                images,
+                patch,
+                Amount { inputs: INPUTS, mutants: MUTANTS, repaired: fixture.spec.hooks.is_some() },
+            )?;
+            ensure!(!execution.functions.is_empty(), "nothing was run");
+            execution.judge()?;
+            mutants.made += execution.mutants.made;
+            mutants.caught += execution.mutants.caught;
+            mutants.missed.extend(execution.mutants.missed);
+            Ok(())
+        });
+    }
+    // Some change nothing that can be seen (a limit that is a value too), so not all can be noticed.
+    report.check("faults put into patches are noticed", || {
+        let Mutants { made, caught, missed } = &mutants;
+        ensure!(*made >= 80, "only {made} faults were tried");
+        ensure!(caught * 10 >= made * 9, "{caught} of {made} noticed; not {}", missed.join("; "));
+        Ok(())
+    });
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {

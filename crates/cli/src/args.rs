@@ -79,6 +79,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Baselines, hotpatches, chains, plans, and documents for compliance.
     Release(crate::release::args::ReleaseArgs),
+    /// Lay out the patched base and the new image in one address space, for a test that runs both.
+    #[command(hide = true)]
+    LayOut(LayOutArgs),
     /// Print shell completions.
     Completions {
         /// Shell.
@@ -96,6 +99,22 @@ pub struct PdbArgs {
     /// PDB of NEW.
     #[arg(long, value_name = "F")]
     pub new_pdb: Option<PathBuf>,
+}
+
+/// Arguments of `lay-out`.
+#[derive(Debug, Args)]
+pub struct LayOutArgs {
+    /// The shipped image.
+    pub old: PathBuf,
+    /// The fixed image.
+    pub new: PathBuf,
+    /// The hotpatch.
+    pub patch: PathBuf,
+    #[command(flatten)]
+    pub pdbs: PdbArgs,
+    /// Folder for `space.json` and `memory.bin`.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -185,6 +204,14 @@ pub struct BuildArgs {
     /// Accept a named condition of the verdict; may be given several times.
     #[arg(long, value_name = "KEY")]
     pub accept: Vec<String>,
+    /// Who accepts the conditions; recorded in the patch and its report.
+    #[arg(long, value_name = "NAME", requires = "accept", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub accepted_by: Option<String>,
+    /// Object file (COFF, x64) with functions that run when the patch is applied or rolled back: `int hotgraft_pre_apply(void)`,
+    /// `hotgraft_post_apply`, `hotgraft_pre_rollback`, `hotgraft_post_rollback`. It may use functions, variables and
+    /// imports of OLD by name.
+    #[arg(long, value_name = "FILE")]
+    pub hooks: Option<PathBuf>,
     /// Write where the patch comes from, as an in-toto statement for `hotgraft sign --provenance`.
     #[arg(long, value_name = "F", conflicts_with_all = ["dry_run", "emit"])]
     pub provenance: Option<PathBuf>,

@@ -5,7 +5,7 @@ use crate::make::{Made, Pair, make};
 use crate::output::{self, Exit, Stop, Terminal};
 use anyhow::{Context, Result};
 use hotgraft_diff::comparison::function_label;
-use hotgraft_hotpatch::hex;
+use hotgraft_hotpatch::{Hooks, hex};
 use hotgraft_packager::{Decision, Finding, Options, Outcome, Reach, Verdict, plan, verdict};
 use hotgraft_program::{PdbChoice, Program};
 use hotgraft_signer::{Artifact, Provenance};
@@ -21,9 +21,17 @@ struct Report<'a> {
     schema: &'static str,
     verdict: Decision,
     rules: &'a [Finding],
+    /// Conditions of this verdict that were accepted, and by whom.
+    accepted: AcceptedReport<'a>,
     patch: Option<PatchReport>,
     residual: ResidualReport,
     seconds: f64,
+}
+
+#[derive(Serialize)]
+struct AcceptedReport<'a> {
+    keys: BTreeSet<&'a str>,
+    by: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -36,6 +44,7 @@ struct PatchReport {
     replaced: Vec<FunctionReport>,
     added: Vec<FunctionReport>,
     relocations: usize,
+    hooks: Option<Hooks>,
 }
 
 #[derive(Serialize)]
@@ -104,6 +113,8 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
         kb: args.kb.clone(),
         cves: args.cve.clone(),
         accept: args.accept.clone(),
+        accepted_by: args.accepted_by.clone(),
+        hooks: args.hooks.as_deref().map(output::read).transpose()?,
         reach: args.reach.map(|r| match r {
             ReachArg::Near => Reach::Near,
             ReachArg::Any => Reach::Any,
@@ -146,6 +157,7 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
         schema: "hotgraft.build/1",
         verdict: shown(&verdict),
         rules: &verdict.findings,
+        accepted: accepted(args, &verdict),
         patch,
         residual,
         seconds: started.elapsed().as_secs_f64(),
@@ -156,6 +168,15 @@ pub fn run(args: &BuildArgs, terminal: &Terminal) -> Result<Exit> {
         Decision::Nothing => Exit::Nothing,
         Decision::Patch | Decision::Conditional => Exit::Done,
     })
+}
+
+/// Which conditions of the verdict were accepted.
+fn accepted<'a>(args: &'a BuildArgs, verdict: &Verdict) -> AcceptedReport<'a> {
+    let conditions: BTreeSet<&str> =
+        verdict.findings.iter().filter(|f| f.outcome == Outcome::Condition).map(|f| f.key).collect();
+    let keys: BTreeSet<&str> = args.accept.iter().map(String::as_str).filter(|key| conditions.contains(key)).collect();
+    let by = args.accepted_by.as_deref().filter(|_| !keys.is_empty());
+    AcceptedReport { keys, by }
 }
 
 /// Where the patch comes from, for `hotgraft sign --provenance` to sign.
@@ -172,7 +193,14 @@ fn provenance(
     let reach = args.reach.map(|reach| format!("{reach:?}").to_lowercase());
     let without_pdb = args.allow_without_pdb.then(|| "true".to_owned());
     let cves = (!args.cve.is_empty()).then(|| args.cve.join(","));
-    for (key, value) in [("kb", args.kb.clone()), ("cve", cves), ("reach", reach), ("allow-without-pdb", without_pdb)] {
+    let by = args.accepted_by.clone();
+    for (key, value) in [
+        ("kb", args.kb.clone()),
+        ("cve", cves),
+        ("reach", reach),
+        ("allow-without-pdb", without_pdb),
+        ("accepted-by", by),
+    ] {
         options.extend(value.map(|value| (key.to_owned(), value)));
     }
     let conditions = verdict.findings.iter().filter(|f| f.outcome == Outcome::Condition).map(|f| f.key.to_owned());
@@ -244,6 +272,7 @@ fn describe(path: &Path, bytes: &[u8], old: &Program, plan: &plan::Plan) -> Resu
         replaced,
         added,
         relocations: records + graft.near.len(),
+        hooks: graft.hooks,
     })
 }
 
@@ -326,6 +355,15 @@ fn text(report: &Report<'_>, verdict: &Verdict, old: &Program) -> String {
                 function.name, function.patch_rva, function.size
             );
         }
+    }
+    if let Some(hooks) = report.patch.as_ref().and_then(|patch| patch.hooks.as_ref()) {
+        for hook in &hooks.entries {
+            let _ = writeln!(out, "  hook     {} (patch {:#x})", hook.point.symbol(), hook.patch_rva);
+        }
+    }
+    if let Some(by) = report.accepted.by {
+        let keys: Vec<&str> = report.accepted.keys.iter().copied().collect();
+        let _ = writeln!(out, "accepted by {by}: {}", keys.join(", "));
     }
     if report.residual.checked {
         let _ = writeln!(out, "residual: {} differences remain ({:.2} s)", report.residual.remaining, report.seconds);

@@ -245,6 +245,15 @@ fn tables(path: &Path, bytes: &[u8]) -> Result<(Value, String)> {
         for key in &graft.accepted {
             let _ = writeln!(out, "  accepted condition {key}");
         }
+        if let Some(by) = &graft.accepted_by {
+            let _ = writeln!(out, "  accepted by {by}");
+        }
+        if let Some(hooks) = &graft.hooks {
+            for hook in &hooks.entries {
+                let _ = writeln!(out, "  hook {} at {:#x}", hook.point.symbol(), hook.patch_rva);
+            }
+            let _ = writeln!(out, "  hooks from an object file with sha256 {}", hex::text(&hooks.object_sha256));
+        }
         for f in &graft.functions {
             let place = f.base_rva.map_or("new        ".to_owned(), |rva| format!("base {rva:#x}"));
             let method = f.method.map(|m| format!(", {m:?}, expects {}", hex::text(&f.expected))).unwrap_or_default();

@@ -6,6 +6,7 @@ mod diff;
 mod doctor;
 mod html;
 mod inspect;
+mod lay_out;
 mod live;
 mod make;
 mod output;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Watch(args) => live::watch(&args, &terminal),
         Command::Doctor(args) => doctor::run(&args, &terminal),
         Command::Release(args) => release::run(&args, &terminal),
+        Command::LayOut(args) => lay_out::run(&args, &terminal),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "hotgraft", &mut text);

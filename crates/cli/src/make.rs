@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use hotgraft_diff::Comparison;
 use hotgraft_packager::{Decision, Finding, Options, Outcome, Plan, Reach, Verdict, emit, plan, verdict};
-use hotgraft_program::Program;
+use hotgraft_program::{ObjectId, Program};
 use hotgraft_residual::Remaining;
 
 /// Both sides, compared, and the bytes of the base.
@@ -46,7 +46,8 @@ pub fn make(pair: &Pair<'_>, plan: &Plan, options: &Options, detail: &dyn Fn(Str
             }
             Err(error) => return Err(error.into()),
         };
-        let residual = hotgraft_residual::check(pair.old, pair.new, pair.comparison, pair.base, &bytes)?;
+        let mut residual = hotgraft_residual::check(pair.old, pair.new, pair.comparison, pair.base, &bytes)?;
+        leave_to_hooks(&mut residual, pair.new, &plan.repaired);
         let Some(first) = residual.remaining.first() else { return Ok(Made::Patch(bytes)) };
         let text = format!(
             "After the patch {} places would still differ from the new image; the first: {}: {}. Nothing was written. \
@@ -59,6 +60,13 @@ pub fn make(pair: &Pair<'_>, plan: &Plan, options: &Options, detail: &dyn Fn(Str
         last = Some(Made::Refused(refusal("code.residual.remains", text), residual.remaining));
     }
     last.context("no way of reaching the base was tried")
+}
+
+/// What remains is not counted where a hook sets it: the first bytes of variables with another initial value.
+pub fn leave_to_hooks(residual: &mut hotgraft_residual::Residual, new: &Program, repaired: &[ObjectId]) {
+    residual.remaining.retain(|one| {
+        one.key != "residual.data" || !repaired.iter().any(|id| new.objects[id.index()].contains(one.new_rva))
+    });
 }
 
 fn refusal(key: &'static str, text: String) -> Finding {

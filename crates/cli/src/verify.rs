@@ -5,6 +5,7 @@ use crate::output::{self, Exit, Terminal};
 use crate::trust::{policy, provenance_beside};
 use anyhow::{Context, Result};
 use hotgraft_hotpatch::{Graft, Hotpatch, Violation};
+use hotgraft_packager::plan;
 use hotgraft_program::Mapped;
 use hotgraft_signer::{
     Admission, Candidate, Fault, Place, Provenance, TrustPolicy, UnixTime, VerifyReport, admit, examine,
@@ -281,7 +282,12 @@ fn check_residual(
     let progress = terminal.progress("checking what remains");
     let (old_program, new_program) = crate::build::load_pair(base, new, &args.pdbs)?;
     let comparison = hotgraft_diff::compare(&old_program, &new_program, &hotgraft_diff::Options::default());
-    let found = hotgraft_residual::check(&old_program, &new_program, &comparison, base_bytes, bytes)?;
+    let mut found = hotgraft_residual::check(&old_program, &new_program, &comparison, base_bytes, bytes)?;
+    let graft = hotgraft_hotpatch::read(bytes)?.graft;
+    if graft.is_some_and(|graft| graft.hooks.is_some() && graft.accepted.iter().any(|key| key == plan::REPAIRED)) {
+        let repaired = plan::initialisers(&new_program, &comparison);
+        crate::make::leave_to_hooks(&mut found, &new_program, &repaired);
+    }
     drop(progress);
     let good = format!("{} code ranges and {} objects compared, nothing remains", found.ranges, found.objects);
     let fault = found.remaining.first().map(|r| format!("{} {}: {}", found.remaining.len(), r.subject, r.text));

@@ -98,6 +98,10 @@ fn every_fixture_is_judged_as_expected() {
             &"--format",
             &"json",
         ]);
+        let hooks = root().join("testdata/fixtures").join(&name).join("hooks.obj");
+        if hooks.exists() {
+            args.extend([&"--hooks" as &dyn AsRef<std::ffi::OsStr>, &hooks]);
+        }
         let output = hotgraft(&args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         if code(&output) as i64 != expect["exit"].as_i64().expect("exit is a number") {
@@ -148,6 +152,73 @@ fn every_fixture_is_judged_as_expected() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn who_accepted_and_what_a_hook_is_from_are_in_the_patch_and_its_report() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let patch = folder.path().join("patch.dll");
+    let (old, new) = (fixture("hook", "old"), fixture("hook", "new"));
+    let hooks = root().join("testdata/fixtures/hook/hooks.obj");
+    let keys = ["data.initialiser.changed", "runtime.hook"];
+    let build = |with_hooks: bool, keys: &[&str], by: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hotgraft"));
+        command.arg("build").args([&old, &new]).arg("-o").arg(&patch).args(["--format", "json"]);
+        if with_hooks {
+            command.arg("--hooks").arg(&hooks);
+        }
+        command.args(keys.iter().flat_map(|key| ["--accept", key]));
+        command.args(by.iter().flat_map(|by| ["--accepted-by", by]));
+        command.output().expect("hotgraft runs")
+    };
+    // Without hooks nothing could repair the variable; with them both keys are needed.
+    for output in [build(false, &keys, None), build(true, &keys[..1], None), build(true, &keys[1..], None)] {
+        assert_eq!(code(&output), 3);
+        assert!(!patch.exists());
+        validate("build.json", &output.stdout);
+    }
+    let output = build(true, &keys, Some("A. Person"));
+    assert_eq!(code(&output), 0, "{}", String::from_utf8_lossy(&output.stderr));
+    let report = validate("build.json", &output.stdout);
+    assert_eq!(report["accepted"], serde_json::json!({"keys": keys, "by": "A. Person"}));
+    let points = report["patch"]["hooks"]["entries"].as_array().expect("hooks");
+    assert_eq!(
+        points.iter().map(|h| h["point"].as_str()).collect::<Vec<_>>(),
+        [Some("pre_apply"), Some("post_apply"), Some("post_rollback")]
+    );
+    let shown = hotgraft(&[&"inspect", &patch, &"--tables"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for line in ["accepted by A. Person", "hook hotgraft_pre_apply at", "hook hotgraft_post_rollback at"] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    let verified = hotgraft(&[&"verify", &patch, &"--base", &old, &"--new", &new]);
+    assert_eq!(code(&verified), 0, "{}", String::from_utf8_lossy(&verified.stdout));
+    // Nobody accepts without a condition.
+    assert_eq!(code(&build(true, &[], Some("A. Person"))), 2);
+}
+
+#[test]
+fn the_address_space_of_a_patch_is_laid_out_by_its_schema() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (patch, out) = (folder.path().join("patch.dll"), folder.path().join("space"));
+    let (old, new) = (fixture("statics", "old"), fixture("statics", "new"));
+    assert_eq!(code(&hotgraft(&[&"build", &old, &new, &"-o", &patch])), 0);
+    assert_eq!(code(&hotgraft(&[&"lay-out", &old, &new, &patch, &"-o", &out])), 0);
+    let space = validate("space.json", &std::fs::read(out.join("space.json")).expect("it is written"));
+    let regions = space["regions"].as_array().expect("regions");
+    let size: u64 = regions.iter().filter_map(|r| r["size"].as_u64()).sum();
+    assert_eq!(std::fs::metadata(out.join("memory.bin")).expect("it is written").len(), size);
+    let functions = space["functions"].as_array().expect("functions");
+    assert_eq!(functions.len(), 1);
+    assert_eq!(functions[0]["name"], "function next_ticket");
+    // Callers enter at the base's entry, and the code is in the patch.
+    let inside = |address: &Value, image: &str| {
+        let region = regions.iter().find(|r| r["image"] == image).expect("the image");
+        let (at, start, size) = (address.as_u64(), region["address"].as_u64(), region["size"].as_u64());
+        at.zip(start).zip(size).is_some_and(|((at, start), size)| (start..start + size).contains(&at))
+    };
+    assert!(inside(&functions[0]["patched"], "base") && inside(&functions[0]["body"], "patch"));
+    assert!(inside(&functions[0]["new"], "new"));
 }
 
 #[test]

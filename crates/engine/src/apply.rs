@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use hotgraft_hotpatch::HookPoint;
+
 use crate::error::ApplyError;
+use crate::hooks;
 use crate::identity;
 use crate::lineage;
 use crate::memory::{MappedImage, read_bytes};
@@ -138,7 +141,7 @@ pub struct Applied {
 }
 
 /// Apply `patch` to the image at `image_base`. An error means that no code of the target was changed,
-/// with the one exception of [`ApplyError::ChangedAfterwards`].
+/// but for [`ApplyError::ChangedAfterwards`] and [`ApplyError::Repair`].
 ///
 /// A patch that supersedes another one takes its place in one transition: entries that only the old one had are
 /// restored. The old one's image stays mapped, because frames may be in it.
@@ -189,8 +192,17 @@ pub fn apply(
         if reused.is_none() {
             placed.register(space, patch, hook)?;
         }
+        let own = graft.hooks.as_ref().map(|hooks| hooks.entries.as_slice()).unwrap_or_default();
+        hooks::run(space, placed.patch, own, HookPoint::PreApply)?;
         let to = entries.iter().map(|entry| redirect::of_entry(entry, image_base, placed.patch)).collect();
-        Transition { from, to }.run(space, options.time_limit, hook)
+        let mut transition = Transition { from, to };
+        let pause = transition.run(space, options.time_limit, hook)?;
+        if let Err(error) = hooks::run(space, placed.patch, own, HookPoint::PostApply) {
+            std::mem::swap(&mut transition.from, &mut transition.to);
+            let active = transition.run(space, options.time_limit, hook).is_err();
+            return Err(ApplyError::Repair { reason: error.to_string(), active });
+        }
+        Ok(pause)
     })();
     match outcome {
         Ok(pause) => Ok(Applied {
@@ -206,8 +218,10 @@ pub fn apply(
             attempts: pause.attempts,
         }),
         Err(error) => {
-            // Code may lead there where it was changed once more after it was patched.
-            if reused.is_none() && !matches!(error, ApplyError::ChangedAfterwards { .. }) {
+            // Code may lead there where it was changed once more after it was patched, and threads may have been in a patch that
+            // was taken back.
+            let left = matches!(error, ApplyError::ChangedAfterwards { .. } | ApplyError::Repair { .. });
+            if reused.is_none() && !left {
                 placed.release(space);
             }
             Err(error)

@@ -43,6 +43,9 @@ pub struct BufferSpace {
     foreign: Vec<(u64, Vec<u8>)>,
     suspended: bool,
     unwind: BTreeMap<u64, (u64, u32)>,
+    /// Functions that were called, and what the next calls return.
+    calls: Vec<u64>,
+    results: Vec<i32>,
     call_targets: Vec<u64>,
     operations: Cell<u64>,
     fail_at: Option<u64>,
@@ -161,6 +164,16 @@ impl BufferSpace {
     /// Registered call targets (VA).
     pub fn call_targets(&self) -> &[u64] {
         &self.call_targets
+    }
+
+    /// Functions that were called (VA): they are noted, not run.
+    pub fn calls(&self) -> &[u64] {
+        &self.calls
+    }
+
+    /// What the next calls return, one after the other, and 0 after that.
+    pub fn set_results(&mut self, results: Vec<i32>) {
+        self.results = results;
     }
 
     /// Operations so far.
@@ -386,6 +399,19 @@ impl AddressSpace for BufferSpace {
         self.step("register_call_targets", base, size)?;
         self.call_targets.extend(offsets.iter().map(|&offset| base + offset as u64));
         Ok(())
+    }
+
+    fn call(&mut self, address: u64) -> Result<i32, SpaceError> {
+        self.step("call", address, 0)?;
+        let (block, at) = self.block("call", address, 1)?;
+        if block.protections[at / PAGE as usize] != Protection::ReadExecute {
+            return error("call", address, 0, "not executable");
+        }
+        if self.suspended {
+            return error("call", address, 0, "the threads are suspended");
+        }
+        self.calls.push(address);
+        Ok(if self.results.is_empty() { 0 } else { self.results.remove(0) })
     }
 
     fn flush(&mut self, address: u64, size: u64) -> Result<(), SpaceError> {

@@ -6,8 +6,8 @@ use crate::memory::MemoryError;
 use crate::patch::PatchError;
 use crate::space::SpaceError;
 
-/// Why nothing was changed. Whatever the reason but one, [`ApplyError::ChangedAfterwards`], the target's code is byte for
-/// byte what it was.
+/// Why nothing was changed. Whatever the reason but two, the target's code is byte for byte what it was:
+/// [`ApplyError::ChangedAfterwards`], and [`ApplyError::Repair`] where it says so.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApplyError {
@@ -154,6 +154,22 @@ pub enum ApplyError {
         /// Found bytes, hex.
         found: String,
     },
+    /// A hook of the patch says no.
+    #[error("{hook} of the patch returned {value}")]
+    Veto {
+        /// The hook.
+        hook: &'static str,
+        /// What it returned.
+        value: i32,
+    },
+    /// What the patch should have repaired when it was applied, it did not.
+    #[error("{reason}; the patch {}", if *active { "could not be taken back and is active" } else { "was taken back" })]
+    Repair {
+        /// What the hook said.
+        reason: String,
+        /// The one case in which the target is changed after an error.
+        active: bool,
+    },
     /// The base image could not be read.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -166,8 +182,8 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
-    /// True if the policy forbids it (exit code 3), else it could not be done (exit code 2).
+    /// True if the policy or a hook of the patch forbids it (exit code 3), else it could not be done (exit code 2).
     pub fn is_refusal(&self) -> bool {
-        matches!(self, ApplyError::Policy(_))
+        matches!(self, ApplyError::Policy(_) | ApplyError::Veto { .. })
     }
 }

@@ -12,6 +12,7 @@ pub mod buffer;
 pub mod doctor;
 pub mod error;
 pub mod exchange;
+mod hooks;
 pub mod identity;
 mod lineage;
 pub mod memory;

@@ -1,7 +1,7 @@
 //! The record of an applied patch: it lies in the target, in front of the patch image, so that any later process can
 //! read from memory alone what is patched. The layout is described in `docs/record-format.md`.
 
-use hotgraft_hotpatch::{BaseIdentity, EntryMethod, Graft};
+use hotgraft_hotpatch::{BaseIdentity, EntryMethod, Graft, Hook};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -83,6 +83,9 @@ pub struct Record {
     pub unwind: Option<(u32, u32)>,
     /// What was active before.
     pub previous: Option<Previous>,
+    /// Functions of the patch that are called when it is applied or rolled back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
     /// Redirected entries.
     pub entries: Vec<Entry>,
 }
@@ -156,6 +159,7 @@ impl Record {
             irrevertible: graft.irrevertible.clone(),
             unwind: patch.unwind_table(),
             previous,
+            hooks: graft.hooks.as_ref().map(|hooks| hooks.entries.clone()).unwrap_or_default(),
             entries: entries(graft),
         }
     }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use hotgraft_hotpatch::HookPoint;
+
 use crate::apply::Phase;
 use crate::error::ApplyError;
+use crate::hooks;
 use crate::lineage;
 use crate::memory::MappedImage;
 use crate::record::Found;
@@ -41,6 +44,8 @@ pub struct RolledBack {
     pub pause: Duration,
     /// Attempts to find a safe moment.
     pub attempts: u32,
+    /// Why the hook that runs after it did not do its work.
+    pub repair: Option<String>,
 }
 
 /// Roll back what is active on the image at `image_base`. The code of the base is then byte for byte what it was before.
@@ -83,13 +88,17 @@ pub fn rollback(
     };
     Phase::CheckMemory.ask(options.hook)?;
     transition.check_sites(space)?;
+    let (patch, hooks) = (active.record.patch_address, &active.record.hooks);
+    hooks::run(space, patch, hooks, HookPoint::PreRollback)?;
     let pause = transition.run(space, options.time_limit, options.hook)?;
+    let repair = hooks::run(space, patch, hooks, HookPoint::PostRollback).err().map(|error| error.to_string());
     Ok(RolledBack {
         sequence,
         active: previous.map(|found| found.record.sequence),
         entries: active.record.entries.len(),
         pause: pause.pause,
         attempts: pause.attempts,
+        repair,
     })
 }
 

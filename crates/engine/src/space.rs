@@ -108,6 +108,11 @@ pub trait AddressSpace {
     fn unregister_unwind(&mut self, table: u64) -> Result<(), SpaceError>;
     /// Mark addresses as valid control-flow-guard call targets, where the target has the guard.
     fn register_call_targets(&mut self, base: u64, size: u64, offsets: &[u32]) -> Result<(), SpaceError>;
+    /// Call a function of the target, `int (void)`, on a thread of our own in it, while the others run; what it returns.
+    /// Fails where no code can be run, and if it does not return in time.
+    fn call(&mut self, address: u64) -> Result<i32, SpaceError> {
+        Err(SpaceError { operation: "call", address, size: 0, message: "no code can be run here".into() })
+    }
     /// Make changed code visible to all processors.
     fn flush(&mut self, address: u64, size: u64) -> Result<(), SpaceError>;
 }

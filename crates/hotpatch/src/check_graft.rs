@@ -19,6 +19,14 @@ pub(crate) fn rules(
     functions(view, base, graft, f);
     near(view, graft, relocations, f);
     guarded(graft, f);
+    hooks(view, graft, f);
+}
+
+fn hooks(view: &View<'_>, graft: &Graft, f: &mut Findings) {
+    let Some(hooks) = &graft.hooks else { return };
+    let ordered = !hooks.entries.is_empty() && hooks.entries.is_sorted_by(|a, b| a.point < b.point);
+    let code = hooks.entries.iter().all(|hook| is_code(view, hook.patch_rva));
+    f.require(ordered && code, GRAFT_HOOKS, || format!("{:?}", hooks.entries));
 }
 
 fn identity(view: &View<'_>, info: &RawInfo, base: &RawBase, graft: &Graft, f: &mut Findings) {

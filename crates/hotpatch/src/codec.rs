@@ -4,39 +4,51 @@
 //! relative to the first byte of the section. There is exactly one encoding of a given content.
 
 use crate::error::{Error, Result};
-use crate::graft::{BaseIdentity, EntryMethod, Graft, GraftFunction, Guarded, GuardedKind, NearReference};
+use crate::graft::{
+    BaseIdentity, EntryMethod, Graft, GraftFunction, Guarded, GuardedKind, Hook, HookPoint, Hooks, NearReference,
+};
 use sha2::{Digest, Sha256};
 
 /// First bytes of the section.
 pub const MAGIC: [u8; 8] = *b"HGRAFT\x1a\n";
-/// Version written.
+/// Version written where nothing needs the later one.
 pub const VERSION: u32 = 1;
+/// Version with who accepted the conditions, and hooks: who knows version 1 alone must not apply such a patch.
+pub const VERSION_HOOKS: u32 = 2;
 
 const HEADER: usize = 216;
+const HEADER_HOOKS: usize = 264;
 const DIGEST_AT: usize = 16;
 const DIGEST_END: usize = 48;
 const FUNCTION: usize = 40;
 const NEAR: usize = 12;
 const GUARDED: usize = 52;
 const TEXT: usize = 8;
+const HOOK: usize = 8;
 
 const HAS_PDB: u16 = 1;
 const HAS_KB: u16 = 2;
 const IRREVERTIBLE: u16 = 4;
+const HAS_ACCEPTED_BY: u16 = 8;
+const HAS_HOOKS: u16 = 16;
 const REPLACES: u8 = 1;
 const QUIESCE: u8 = 2;
 
 impl Graft {
     /// The section's bytes. Fails only if the content needs more than 4 GB.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let extended = self.accepted_by.is_some() || self.hooks.is_some();
+        let header = if extended { HEADER_HOOKS } else { HEADER };
+        let hooks = self.hooks.as_ref().map(|hooks| hooks.entries.as_slice()).unwrap_or_default();
         let tables = [
             (self.cves.len(), TEXT),
             (self.accepted.len(), TEXT),
             (self.functions.len(), FUNCTION),
             (self.near.len(), NEAR),
             (self.guarded.len(), GUARDED),
+            (hooks.len(), HOOK),
         ];
-        let mut at = HEADER;
+        let mut at = header;
         let mut directory = Vec::new();
         for (count, size) in tables {
             directory.push((at, count));
@@ -44,7 +56,7 @@ impl Graft {
         }
         let mut w = Writer { fixed: Vec::with_capacity(at), pool: Vec::new(), pool_at: at };
         w.raw(&MAGIC);
-        w.u32(VERSION);
+        w.u32(if extended { VERSION_HOOKS } else { VERSION });
         w.u32(0);
         w.raw(&[0; 32]);
         w.u32(self.sequence);
@@ -53,7 +65,9 @@ impl Graft {
         w.u16(
             flag(self.base.pdb.is_some(), HAS_PDB)
                 | flag(self.kb.is_some(), HAS_KB)
-                | flag(self.irrevertible.is_some(), IRREVERTIBLE),
+                | flag(self.irrevertible.is_some(), IRREVERTIBLE)
+                | flag(self.accepted_by.is_some(), HAS_ACCEPTED_BY)
+                | flag(self.hooks.is_some(), HAS_HOOKS),
         );
         w.u32(self.base.timestamp);
         w.u32(self.base.checksum);
@@ -66,11 +80,18 @@ impl Graft {
         w.text(self.base.file_name.as_bytes())?;
         w.text(self.kb.as_deref().unwrap_or("").as_bytes())?;
         w.text(self.irrevertible.as_deref().unwrap_or("").as_bytes())?;
-        for (offset, count) in directory {
-            w.size(offset)?;
-            w.size(count)?;
+        let (last, first) = directory.split_last().ok_or_else(too_large)?;
+        for (offset, count) in first {
+            w.size(*offset)?;
+            w.size(*count)?;
         }
-        debug_assert_eq!(w.fixed.len(), HEADER);
+        if extended {
+            w.text(self.accepted_by.as_deref().unwrap_or("").as_bytes())?;
+            w.raw(&self.hooks.as_ref().map(|hooks| hooks.object_sha256).unwrap_or_default());
+            w.size(last.0)?;
+            w.size(last.1)?;
+        }
+        debug_assert_eq!(w.fixed.len(), header);
         for text in self.cves.iter().chain(&self.accepted) {
             w.text(text.as_bytes())?;
         }
@@ -95,6 +116,10 @@ impl Graft {
             w.text(g.name.as_bytes())?;
             w.raw(&g.digest);
         }
+        for hook in hooks {
+            w.u32(hook.point as u32);
+            w.u32(hook.patch_rva);
+        }
         debug_assert_eq!(w.fixed.len(), at);
         let mut out = w.fixed;
         out.extend_from_slice(&w.pool);
@@ -115,13 +140,16 @@ impl Graft {
             return Err(fail("magic", 0, "48 47 52 41 46 54 1a 0a"));
         }
         let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        if word(8) != VERSION {
-            return Err(fail("version", 8, "version 1"));
-        }
+        let extended = match word(8) {
+            VERSION => false,
+            VERSION_HOOKS => true,
+            _ => return Err(fail("version", 8, "version 1 or 2")),
+        };
+        let least = if extended { HEADER_HOOKS } else { HEADER };
         let length = word(12) as usize;
         let data = bytes
             .get(..length)
-            .filter(|d| d.len() >= HEADER)
+            .filter(|d| d.len() >= least)
             .ok_or_else(|| fail("length", 12, "at least the header and at most the section"))?;
         if digest(data) != data[DIGEST_AT..DIGEST_END] {
             return Err(fail("digest", DIGEST_AT as u32, "the SHA-256 of the rest of the section"));
@@ -130,7 +158,8 @@ impl Graft {
         let sequence = r.u32()?;
         let machine = r.u16()?;
         let flags = r.u16()?;
-        if flags & !(HAS_PDB | HAS_KB | IRREVERTIBLE) != 0 {
+        let known = HAS_PDB | HAS_KB | IRREVERTIBLE | if extended { HAS_ACCEPTED_BY | HAS_HOOKS } else { 0 };
+        if flags & !known != 0 {
             return Err(fail("flags", 54, "flags that this version defines"));
         }
         let (timestamp, checksum, image_size) = (r.u32()?, r.u32()?, r.u32()?);
@@ -157,12 +186,21 @@ impl Graft {
             Ok(NearReference { site: r.u32()?, origin: r.u32()?, target: r.u32()? })
         })?;
         let guarded = r.table("guarded ranges", GUARDED, Reader::guarded)?;
+        let (mut accepted_by, mut hooks) = (None, None);
+        if extended {
+            accepted_by = Some(r.string()?).filter(|_| flags & HAS_ACCEPTED_BY != 0);
+            let object_sha256 = r.array::<32>()?;
+            let entries = r.table("hooks", HOOK, Reader::hook)?;
+            hooks = (flags & HAS_HOOKS != 0).then_some(Hooks { object_sha256, entries });
+        }
         Ok(Graft {
             base,
             sequence,
             kb: (flags & HAS_KB != 0).then_some(kb),
             cves,
             accepted,
+            accepted_by,
+            hooks,
             new_sha256,
             functions,
             near,
@@ -300,6 +338,13 @@ impl<'a> Reader<'a> {
             expected,
             quiesce: flags & QUIESCE != 0,
         })
+    }
+    fn hook(&mut self) -> Result<Hook> {
+        let start = self.at as u32;
+        let number = self.u32()?;
+        let point = HookPoint::ALL.into_iter().find(|point| *point as u32 == number);
+        let point = point.ok_or_else(|| fail("hook", start, "a point from 1 to 4"))?;
+        Ok(Hook { point, patch_rva: self.u32()? })
     }
     fn guarded(&mut self) -> Result<Guarded> {
         let start = self.at as u32;

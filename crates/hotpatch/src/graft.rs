@@ -99,6 +99,56 @@ pub struct Guarded {
     pub name: String,
 }
 
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum HookPoint {
+    /// Before the entries are redirected; may veto.
+    PreApply = 1,
+    /// After that.
+    PostApply = 2,
+    /// Before the entries are restored; may veto.
+    PreRollback = 3,
+    /// After that.
+    PostRollback = 4,
+}
+
+impl HookPoint {
+    /// All, in their order.
+    pub const ALL: [HookPoint; 4] =
+        [HookPoint::PreApply, HookPoint::PostApply, HookPoint::PreRollback, HookPoint::PostRollback];
+
+    /// The function in the developer's object file.
+    pub fn symbol(self) -> &'static str {
+        match self {
+            HookPoint::PreApply => "hotgraft_pre_apply",
+            HookPoint::PostApply => "hotgraft_post_apply",
+            HookPoint::PreRollback => "hotgraft_pre_rollback",
+            HookPoint::PostRollback => "hotgraft_post_rollback",
+        }
+    }
+}
+
+/// A function of the patch that is called when it is applied or rolled back: `int (void)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Hook {
+    /// When.
+    pub point: HookPoint,
+    /// Its entry in the patch.
+    pub patch_rva: u32,
+}
+
+/// The developer's own code in a patch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// SHA-256 of the object file that it comes from.
+    #[serde(with = "crate::hex")]
+    pub object_sha256: [u8; 32],
+    /// At most one for each point, in their order.
+    pub entries: Vec<Hook>,
+}
+
 /// The contents of `.hgraft`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Graft {
@@ -112,6 +162,12 @@ pub struct Graft {
     pub cves: Vec<String>,
     /// Keys of conditions that were accepted, sorted.
     pub accepted: Vec<String>,
+    /// Who accepted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_by: Option<String>,
+    /// The developer's own code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
     /// SHA-256 of the new image that the code comes from.
     #[serde(with = "crate::hex")]
     pub new_sha256: [u8; 32],

@@ -24,7 +24,10 @@ pub mod write;
 
 pub use check::Violation;
 pub use error::{Error, Result};
-pub use graft::{BaseIdentity, EntryMethod, Graft, GraftFunction, Guarded, GuardedKind, NearReference, guarded_digest};
+pub use graft::{
+    BaseIdentity, EntryMethod, Graft, GraftFunction, Guarded, GuardedKind, Hook, HookPoint, Hooks, NearReference,
+    guarded_digest,
+};
 pub use info::{Base, Chunk, ChunkKind, Hashes, HotPatchInfo, Record};
 pub use read::{Hotpatch, Structure, read};
 pub use rules::{DemandedBy, RULES, Rule};

@@ -88,6 +88,7 @@ rules! {
     GRAFT_FUNCTIONS Us "graft.functions" "The replaced functions of .hgraft are the FUNCTION records, with the same expected bytes.";
     GRAFT_SITES Us "graft.sites" "Each redirect site fits its entry method, has all its expected bytes, and overlaps no other.";
     GRAFT_ADDED Us "graft.added" "Added functions have no site, method or expected bytes, and lie in executable sections of the patch.";
+    GRAFT_HOOKS Us "graft.hooks" "Hooks, where there are any, are at least one, each of another point, in the order of the points, and lie in executable sections of the patch.";
     GRAFT_NEAR Us "graft.near" "Near references are fields of the patch that the file holds, do not overlap one another or a base relocation, and lead into the base.";
     GRAFT_GUARDED Us "graft.guarded" "Guarded ranges lie inside the base and cover the entry range of every replaced function.";
     AGAINST_IDENTITY Windows "against.identity" "OriginalTimeDateStamp and OriginalCheckSum are the base file's header fields.";

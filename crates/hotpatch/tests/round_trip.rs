@@ -27,6 +27,31 @@ fn an_image_without_near_list_is_structurally_a_windows_hotpatch() {
 }
 
 #[test]
+fn who_accepted_and_hooks_are_kept_in_a_version_of_their_own() {
+    let plain = content().graft.to_bytes().unwrap();
+    assert_eq!(plain[8..12], 1u32.to_le_bytes());
+    let hooks = Hooks {
+        object_sha256: [9; 32],
+        entries: vec![
+            Hook { point: HookPoint::PreApply, patch_rva: CODE + 0x10 },
+            Hook { point: HookPoint::PostRollback, patch_rva: CODE + 0x50 },
+        ],
+    };
+    for (by, hooks) in [(Some("A. Person"), None), (None, Some(hooks.clone())), (Some(""), Some(hooks))] {
+        let mut content = content();
+        content.graft.accepted_by = by.map(str::to_owned);
+        content.graft.hooks = hooks;
+        let bytes = build(&content);
+        assert_eq!(check::check_against(&bytes, &base()), []);
+        assert_eq!(read(&bytes).unwrap().graft.as_ref(), Some(&content.graft));
+        let section = content.graft.to_bytes().unwrap();
+        assert_eq!(section[8..12], 2u32.to_le_bytes(), "who knows version 1 alone must not take it");
+        let json = serde_json::to_string(&content.graft).unwrap();
+        assert_eq!(serde_json::from_str::<Graft>(&json).unwrap(), content.graft);
+    }
+}
+
+#[test]
 fn an_ordinary_image_is_not_a_hotpatch() {
     assert_eq!(read(&base()), Err(Error::NotAHotpatch));
 }

@@ -42,6 +42,11 @@ fn header(clear: u32, set: u32) -> Vec<u8> {
     patched(chunk(), &value.to_le_bytes())
 }
 
+fn hooks(points: &[(HookPoint, u32)]) -> Option<Hooks> {
+    let entries = points.iter().map(|&(point, patch_rva)| Hook { point, patch_rva }).collect();
+    Some(Hooks { object_sha256: [9; 32], entries })
+}
+
 fn function(c: &mut Content) -> &mut GraftFunction {
     &mut c.graft.functions[0]
 }
@@ -157,6 +162,9 @@ const CASES: &[Case] = &[
     (GRAFT_FUNCTIONS, || changed(|c| c.graft.functions.truncate(1))),
     (GRAFT_SITES, || changed(|c| function(c).site += 1)),
     (GRAFT_SITES, || changed(|c| function(c).method = None)),
+    (GRAFT_HOOKS, || changed(|c| c.graft.hooks = hooks(&[]))),
+    (GRAFT_HOOKS, || changed(|c| c.graft.hooks = hooks(&[(HookPoint::PreApply, DATA)]))),
+    (GRAFT_HOOKS, || changed(|c| c.graft.hooks = hooks(&[(HookPoint::PostApply, CODE), (HookPoint::PreApply, CODE)]))),
     (GRAFT_ADDED, || changed(|c| c.graft.functions[2].method = Some(EntryMethod::NearJump))),
     (GRAFT_ADDED, || changed(|c| c.graft.functions[2].patch_rva = DATA)),
     (GRAFT_NEAR, || changed(|c| c.graft.near[0].target = 0x4001)),

@@ -11,6 +11,7 @@
 
 pub mod fields;
 pub mod guard;
+pub mod hooks;
 pub mod layout;
 pub mod liveness;
 pub mod pe;

@@ -82,6 +82,9 @@ pub struct Plan {
     pub accepted: Vec<String>,
     /// `None` if the patch can be rolled back, else why not.
     pub irrevertible: Option<String>,
+    /// Variables of the new image whose initial value differs: a hook sets them in running processes, and somebody accepted
+    /// that.
+    pub repaired: Vec<ObjectId>,
 }
 
 impl Plan {
@@ -149,8 +152,18 @@ pub fn plan(old: &Program, new: &Program, cmp: &Comparison, verdict: &Verdict, o
         imports: closure.imports.iter().copied().collect(),
         irrevertible: irrevertible(&ctx, &closure),
         references: closure.references,
+        repaired: if accepted.iter().any(|key| key == REPAIRED) { initialisers(new, cmp) } else { Vec::new() },
         accepted,
     })
+}
+
+/// The condition under which a hook takes care of variables with another initial value.
+pub const REPAIRED: &str = "data.initialiser.changed";
+
+/// Variables of both images whose initial value differs.
+pub fn initialisers(new: &Program, cmp: &Comparison) -> Vec<ObjectId> {
+    let changed = cmp.objects.iter().filter(|pair| pair.status == Status::Changed && pair.old.is_some());
+    changed.filter_map(|pair| pair.new).filter(|id| new.objects[id.index()].writable).collect()
 }
 
 fn identity(old: &Program) -> BaseIdentity {

@@ -90,6 +90,10 @@ pub struct Options {
     pub cves: Vec<String>,
     /// Keys of accepted conditions.
     pub accept: Vec<String>,
+    /// Who accepts them.
+    pub accepted_by: Option<String>,
+    /// Object file with the developer's hooks.
+    pub hooks: Option<Vec<u8>>,
     /// Reach; `None`: any where proven safe for all references, else near.
     pub reach: Option<Reach>,
     /// Allow a patch without PDBs.
@@ -120,6 +124,7 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     findings.extend(rules::identity::pdb_missing(ctx));
     findings.extend(rules::identity::same_build(ctx));
     findings.extend(rules::functions::pairs(ctx, closure));
+    findings.extend(rules::functions::unmarked(ctx, closure));
     findings.extend(rules::functions::included(ctx, closure));
     findings.extend(rules::functions::unmovable(ctx, closure));
     findings.extend(rules::folds::diverged(ctx, closure));
@@ -135,6 +140,7 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     findings.extend(rules::image::thread_locals(ctx));
     findings.extend(rules::runtime::loops(ctx, closure));
     findings.extend(rules::runtime::frames(ctx, closure));
+    findings.extend(rules::hooks::present(ctx, closure));
     findings.extend(closure.blocks.iter().cloned());
     account(ctx, &mut findings);
     findings.sort_by(|a, b| {
@@ -202,11 +208,12 @@ fn decide(findings: &[Finding], accept: &[String]) -> Decision {
     let open = findings.iter().any(|f| f.outcome == Outcome::Condition && !accept.iter().any(|key| key == f.key));
     if has(Outcome::Refuse) || open {
         Decision::Refuse
+    } else if !has(Outcome::Patch) {
+        // What was accepted needs no patch.
+        Decision::Nothing
     } else if has(Outcome::Condition) {
         Decision::Conditional
-    } else if has(Outcome::Patch) {
-        Decision::Patch
     } else {
-        Decision::Nothing
+        Decision::Patch
     }
 }

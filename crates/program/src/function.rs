@@ -170,6 +170,8 @@ pub struct Function {
     pub jump_tables: Vec<JumpTable>,
     /// Marked as not returning by the PDB.
     pub no_return: bool,
+    /// Marked by the compiler as one that a secure hot patch replaces (S_HOTPATCHFUNC).
+    pub hotpatched: bool,
     /// How the entry can be redirected.
     pub entry_kind: EntryKind,
     /// Whatever could not be understood. Empty for a function that may take part in a patch.

@@ -13,6 +13,7 @@ mod types;
 pub use lines::LineTable;
 pub use symbols::{Contribution, DataSymbol, ProcedureSymbol, PublicSymbol, SeparatedCode, SwitchTable, ThreadSymbol};
 
+use crate::entity::ModuleId;
 use crate::error::{Error, Result};
 use crate::image::{Image, PdbIdentity};
 use crate::program::Module;
@@ -33,6 +34,8 @@ pub struct Pdb {
     pub procedures: Vec<ProcedureSymbol>,
     /// Parts of procedures that lie elsewhere, sorted by RVA.
     pub separated: Vec<SeparatedCode>,
+    /// Functions that the compiler marked for secure hot-patching: compiland and the linker's name.
+    pub hotpatched: Vec<(ModuleId, String)>,
     /// Data symbols, sorted by RVA; a symbol that the PDB lists twice appears once.
     pub data: Vec<DataSymbol>,
     /// Thread-local variables, sorted by RVA (their place in the template).

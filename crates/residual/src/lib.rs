@@ -13,6 +13,7 @@ mod code;
 mod data;
 mod liveness;
 mod reencoded;
+mod related;
 mod walk;
 mod world;
 
@@ -21,6 +22,7 @@ use hotgraft_engine::{ApplyOptions, BufferSpace, PatchFile, Trust, apply, memory
 use hotgraft_program::Program;
 use serde::Serialize;
 
+pub use related::{Code, Related, relate};
 pub use world::World;
 
 /// One thing that is not as in the new image.
@@ -78,25 +80,35 @@ pub fn check(
     base_file: &[u8],
     patch_file: &[u8],
 ) -> Result<Residual, Error> {
-    let mut space = BufferSpace::new();
-    let base = old.image.image_base.wrapping_add(DISPLACEMENT) & 0x7fff_ffff_0000;
-    space.load(&file_name(&old.image.path), base_file, base).map_err(|e| Error::Apply(Box::new(e)))?;
-    let patch = PatchFile::parse(patch_file).map_err(|e| Error::Apply(Box::new(e)))?;
-    let options = ApplyOptions { trust: Trust { allow_unsigned: true, ..Trust::default() }, ..ApplyOptions::default() };
-    let applied = apply(&mut space, base, &patch, &options).map_err(|e| Error::Apply(Box::new(e)))?;
+    let (space, base, applied) = lay_out(old, base_file, patch_file)?;
     let lifted = Program::from_bytes("the patch image", patch_file, None)?;
     let read =
         |address: u64, size: u32| -> Result<Vec<u8>, Error> { Ok(memory::read_bytes(&space, address, size as usize)?) };
     let base_memory = read(base, old.image.size_of_image)?;
     let patch_memory = read(applied.patch_address, lifted.image.size_of_image)?;
     let world = World::new(old, (base, base_memory), Some((applied.patch_address, patch_memory, &lifted)));
-    Ok(walk::walk(&world, new, comparison))
+    Ok(walk::walk(&world, new, comparison).0)
+}
+
+/// A buffer with the base in it and the patch applied: the buffer, the load address of the base, what the engine did.
+fn lay_out(
+    old: &Program,
+    base_file: &[u8],
+    patch_file: &[u8],
+) -> Result<(BufferSpace, u64, hotgraft_engine::Applied), Error> {
+    let mut space = BufferSpace::new();
+    let base = old.image.image_base.wrapping_add(DISPLACEMENT) & 0x7fff_ffff_0000;
+    space.load(&file_name(&old.image.path), base_file, base).map_err(|e| Error::Apply(Box::new(e)))?;
+    let patch = PatchFile::parse(patch_file).map_err(|e| Error::Apply(Box::new(e)))?;
+    let options = ApplyOptions { trust: Trust { allow_unsigned: true, ..Trust::default() }, ..ApplyOptions::default() };
+    let applied = apply(&mut space, base, &patch, &options).map_err(|e| Error::Apply(Box::new(e)))?;
+    Ok((space, base, applied))
 }
 
 /// Compare the base as it is, without any patch: what a patch has to change.
 pub fn unpatched(old: &Program, new: &Program, comparison: &Comparison) -> Residual {
     let world = World::new(old, (old.image.image_base, old.image.mapped.clone()), None);
-    walk::walk(&world, new, comparison)
+    walk::walk(&world, new, comparison).0
 }
 
 fn file_name(path: &str) -> String {

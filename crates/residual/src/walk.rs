@@ -48,8 +48,8 @@ pub(crate) struct Context<'a> {
     pub places: Mutex<KnownPlaces>,
 }
 
-/// Compare the patched world with the new image.
-pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) -> Residual {
+/// Compare the patched world with the new image. The pairs are all that were compared.
+pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) -> (Residual, FxHashSet<Pair>) {
     let context = Context { world, new, comparison, places: Mutex::default() };
     let mut residual = Residual::default();
     let mut seen = FxHashSet::default();
@@ -129,7 +129,7 @@ pub(crate) fn walk(world: &World<'_>, new: &Program, comparison: &Comparison) ->
     }
     residual.remaining.sort();
     residual.remaining.dedup();
-    residual
+    (residual, seen)
 }
 
 /// Those of `candidates` (old functions) that only redirected functions and each other refer to: nothing calls them once every

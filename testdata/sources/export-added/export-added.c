@@ -16,6 +16,10 @@ __declspec(dllexport) int level_reset(int to)
 
 __declspec(dllexport) int level_set(int to)
 {
+#ifdef NEW
+    if (to > 100)
+        to = 100;
+#endif
     return level = to < 0 ? 0 : to;
 }
 

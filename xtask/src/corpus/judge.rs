@@ -33,6 +33,10 @@ pub struct Row {
     pub truth: Vec<String>,
     /// Of these, the ones without a body in the image: they live on in their callers.
     pub inlined: Vec<String>,
+    /// Functions whose code differs, as `hotgraft diff` has it.
+    pub differ: usize,
+    /// Bytes of the patch, and of the code in it that replaces other code.
+    pub sizes: (u64, u64),
     /// What remains different; none if there is no patch.
     pub residual: Option<u64>,
     /// Seconds for `hotgraft build`.
@@ -99,6 +103,8 @@ pub fn image(hotgraft: &Hotgraft, built: &Built, image: &str, out: &Path) -> Row
         added: 0,
         truth: built.step.source_functions.changed.clone(),
         inlined: Vec::new(),
+        differ: 0,
+        sizes: (0, 0),
         residual: None,
         seconds: 0.0,
         needless: Vec::new(),
@@ -192,6 +198,11 @@ fn compare_with_source(row: &mut Row, hotgraft: &Hotgraft, old: &Path, new: &Pat
     let done = command::finish(&mut command)?;
     ensure!(done.code == 1, "a patch, and yet `hotgraft diff` exits with {}", done.code);
     let diff = hotgraft::document(&done.stdout, "hotgraft.diff/1")?;
+    let code =
+        report["patch"]["replaced"].as_array().into_iter().flatten().filter_map(|one| one["size"].as_u64()).sum();
+    row.sizes = (report["patch"]["size"].as_u64().unwrap_or(0), code);
+    let functions = diff["functions"].as_array().into_iter().flatten();
+    row.differ = functions.filter(|function| function["status"] == "changed").count();
     let mut by_name: BTreeMap<&str, Vec<Pair<'_>>> = BTreeMap::new();
     let mut by_rva = BTreeMap::new();
     for function in diff["functions"].as_array().context("no functions in the diff")? {

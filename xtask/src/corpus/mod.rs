@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
+use crate::emulation::{Amount, Emulator, Execution};
 use crate::hotgraft::{self, Hotgraft, Profile};
 use crate::wine::Wine;
 use crate::{root, say, tools};
@@ -47,6 +48,9 @@ pub struct Options {
     /// Patch old DLLs under Wine while a program drives them, at a random moment of its work.
     #[arg(long)]
     live: bool,
+    /// Run what the patches replace beside the new images in an emulator, on this many inputs for each function.
+    #[arg(long, num_args = 0..=1, default_missing_value = "32", value_name = "INPUTS")]
+    execute: Option<u32>,
     /// Inputs for each program.
     #[arg(long, default_value_t = 24)]
     inputs: u32,
@@ -91,6 +95,9 @@ pub fn run(options: &Options) -> Result<()> {
         judged.push((fix, rows));
     }
     let mut wrong = totals(&judged);
+    if let Some(inputs) = options.execute {
+        wrong += execute(&hotgraft, &judged, inputs)?;
+    }
     if let Some(programs) = options.run {
         wrong += run_programs(&judged, programs, options.inputs)?;
     }
@@ -159,7 +166,67 @@ fn totals(judged: &[(&Built, Vec<Row>)]) -> usize {
         count(&|row| row.fault.is_some()),
         rows.iter().map(|row| row.seconds).fold(0.0, f64::max),
     ));
+    say::step("packages");
+    say::line(
+        "package     images  patch  nothing  refuse  error  residual  replaced/differ  patch size/replaced code (median)",
+    );
+    let mut packages: Vec<&str> = rows.iter().map(|row| row.package.as_str()).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    for package in packages.iter().copied().map(Some).chain([None]) {
+        let of: Vec<&Row> =
+            rows.iter().copied().filter(|row| package.is_none_or(|package| row.package == package)).collect();
+        say::line(&package_line(package.unwrap_or("all"), &of));
+    }
     count(&|row| !row.is_good())
+}
+
+/// A line of the table of packages.
+fn package_line(name: &str, rows: &[&Row]) -> String {
+    let count = |verdicts: &[&str]| rows.iter().filter(|row| verdicts.contains(&row.verdict.as_str())).count();
+    let patched: Vec<&&Row> = rows.iter().filter(|row| row.patch.is_some()).collect();
+    let replaced: usize = patched.iter().map(|row| row.replaced.len()).sum();
+    let differ: usize = patched.iter().map(|row| row.differ).sum();
+    let mut ratios: Vec<f64> =
+        patched.iter().filter(|row| row.sizes.1 > 0).map(|row| row.sizes.0 as f64 / row.sizes.1 as f64).collect();
+    ratios.sort_by(f64::total_cmp);
+    let median = ratios.get(ratios.len() / 2).copied().unwrap_or(0.0);
+    format!(
+        "{name:<10} {:>7} {:>6} {:>8} {:>7} {:>6} {:>9} {replaced:>9}/{differ:<6} {median:>12.2}",
+        rows.len(),
+        count(&["patch", "conditional"]),
+        count(&["nothing"]),
+        count(&["refuse"]),
+        count(&["error"]),
+        rows.iter().filter_map(|row| row.residual).sum::<u64>(),
+    )
+}
+
+/// Runs what the patches replace in an emulator; returns the number of images with other behaviour.
+fn execute(hotgraft: &Hotgraft, judged: &[(&Built, Vec<Row>)], inputs: u32) -> Result<usize> {
+    let emulator = Emulator::open()?;
+    say::step("what the patches replace, beside the new images in an emulator");
+    let (mut wrong, mut all) = (0, Execution::default());
+    for (fix, rows) in judged {
+        for row in rows {
+            let Some(patch) = &row.patch else { continue };
+            let name = format!("{} {} {}", fix.step.package, fix.step.step, row.image);
+            let [old, new] = ["old", "new"].map(|side| fix.folder.join(side).join(&row.image));
+            let done = emulator.execute(hotgraft, [&old, &new], patch, Amount { inputs, mutants: 0, repaired: false });
+            match done.and_then(|done| done.judge().map(|()| done)) {
+                Ok(done) => {
+                    say::done(&format!("{name}: {}", done.summary()));
+                    all.functions.extend(done.functions);
+                }
+                Err(error) => {
+                    wrong += 1;
+                    say::failed(&format!("{name}: {error:#}"));
+                }
+            }
+        }
+    }
+    say::line(&format!("all: {}", all.summary()));
+    Ok(wrong)
 }
 
 /// Runs the old programs patched beside the new ones; returns the number of fixes that behave otherwise.

@@ -99,7 +99,9 @@ pub(super) fn trust<'a>(policy: Option<&'a TrustPolicy>, allow_unsigned: bool, t
 /// Exit code and next step of an engine's answer. What the engine decided against is a refusal; what the system did not
 /// let it do is a failure.
 fn stop(error: &ApplyError, about: &str) -> anyhow::Error {
-    let message = format!("{about}: {error}; the process is as it was");
+    let changed = matches!(error, ApplyError::Repair { .. } | ApplyError::ChangedAfterwards { .. });
+    let state = if changed { "" } else { "; the process is as it was" };
+    let message = format!("{about}: {error}{state}");
     match error {
         ApplyError::Policy(_) => Stop::refused(message, "sign the patch, and name its root with --trust"),
         ApplyError::NoBase { .. } | ApplyError::WrongBase { .. } => Stop::refused(
@@ -117,6 +119,12 @@ fn stop(error: &ApplyError, about: &str) -> anyhow::Error {
         }
         ApplyError::Partial { .. } | ApplyError::NotApplied(_) | ApplyError::Irrevertible { .. } => {
             Stop::refused(message, "`hotgraft status` shows the state of every entry")
+        }
+        ApplyError::Veto { .. } => {
+            Stop::refused(message, "a hook of the patch does not allow it in the state that the process is in")
+        }
+        ApplyError::Repair { .. } => {
+            Stop::refused(message, "the hook could not repair the data of the process; restart it with the fixed image")
         }
         ApplyError::ThreadInTheWay { .. } => Stop::failed(message, "try again, or give more time with --timeout"),
         _ => Stop::failed(message, "rights to the process may be missing; run with those of its owner"),
@@ -254,7 +262,7 @@ pub fn rollback(args: &RollbackArgs, terminal: &Terminal) -> Result<Exit> {
         Format::Json => {
             let list: Vec<_> = done
                 .iter()
-                .map(|r| serde_json::json!({"sequence": r.sequence, "active": r.active, "entries": r.entries, "attempts": r.attempts, "pause_microseconds": r.pause.as_micros() as u64}))
+                .map(|r| serde_json::json!({"sequence": r.sequence, "active": r.active, "entries": r.entries, "attempts": r.attempts, "repair": r.repair, "pause_microseconds": r.pause.as_micros() as u64}))
                 .collect();
             let value = serde_json::json!({"schema": "hotgraft.rollback/1", "pid": args.pid, "rolled_back": list});
             output::write_bytes(Path::new("-"), &output::json(&value)?)?;
@@ -270,6 +278,9 @@ pub fn rollback(args: &RollbackArgs, terminal: &Terminal) -> Result<Exit> {
                     r.entries,
                     r.pause.as_secs_f64() * 1e3
                 );
+                if let Some(repair) = &r.repair {
+                    let _ = writeln!(out, "{about}: {repair}");
+                }
             }
             output::print_text(&out)?;
         }

@@ -257,8 +257,7 @@ fn one(manifest: &Manifest, image: &str, pair: &Pair, cache: &Cache<'_>) -> Resu
         kb: manifest.kb.clone(),
         cves: cves.clone(),
         accept,
-        reach: None,
-        allow_without_pdb: false,
+        ..Options::default()
     };
     let judged = pairs::judge(&pair.old, &pair.new, &options)?;
     let verdict = match (&judged.patch, judged.verdict.decision) {

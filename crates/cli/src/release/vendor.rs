@@ -192,8 +192,7 @@ pub fn add_hotpatch(args: &AddHotpatchArgs, terminal: &Terminal) -> Result<Exit>
                 kb: args.facts.kb.clone(),
                 cves: cves.collect(),
                 accept: args.accept.clone(),
-                reach: None,
-                allow_without_pdb: false,
+                ..Options::default()
             };
             Ok((name, pairs::judge(old, new, &options)?))
         })

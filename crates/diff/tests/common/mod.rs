@@ -359,6 +359,7 @@ impl<'s> Layout<'s> {
                     funclet_of: Vec::new(),
                     jump_tables: Vec::new(),
                     no_return: false,
+                    hotpatched: false,
                     entry_kind: EntryKind::PaddedShortJump,
                     problems: Vec::new(),
                 },

@@ -186,7 +186,7 @@ impl LiveProcess {
         }
     }
 
-    fn call(&mut self, function: &'static str, arguments: &[u64]) -> Result<u64> {
+    fn call_ntdll(&mut self, function: &'static str, arguments: &[u64]) -> Result<u64> {
         let address = self.ntdll(function)?;
         self.agent()?;
         self.running_agent()?.call(&self.process, address, arguments)
@@ -225,7 +225,7 @@ impl LiveProcess {
         bytes.extend_from_slice(&text);
         bytes.extend_from_slice(&[0; 2]);
         self.running_agent()?.put(&bytes);
-        let status = self.call("LdrLoadDll", &[0, 0, scratch, scratch + 0x10])? as i32;
+        let status = self.call_ntdll("LdrLoadDll", &[0, 0, scratch, scratch + 0x10])? as i32;
         if status < 0 {
             return refused("load DLL", 0, format!("{dll}: NTSTATUS {status:#010x}"));
         }
@@ -243,7 +243,7 @@ impl LiveProcess {
         self.running_agent()?.put(&bytes);
         let text = if ordinal.is_some() { 0 } else { scratch };
         let arguments = [module, text, ordinal.unwrap_or(0) as u64, scratch + 0x10];
-        let status = self.call("LdrGetProcedureAddress", &arguments)? as i32;
+        let status = self.call_ntdll("LdrGetProcedureAddress", &arguments)? as i32;
         if status < 0 {
             return refused("find export", module, format!("{dll} has no {name}: NTSTATUS {status:#010x}"));
         }
@@ -435,14 +435,14 @@ impl AddressSpace for LiveProcess {
     }
 
     fn register_unwind(&mut self, base: u64, table: u64, count: u32) -> Result<()> {
-        match self.call("RtlAddFunctionTable", &[table, count as u64, base])? as u8 {
+        match self.call_ntdll("RtlAddFunctionTable", &[table, count as u64, base])? as u8 {
             0 => refused("register unwind table", table, "refused by the system"),
             _ => Ok(()),
         }
     }
 
     fn unregister_unwind(&mut self, table: u64) -> Result<()> {
-        match self.call("RtlDeleteFunctionTable", &[table])? as u8 {
+        match self.call_ntdll("RtlDeleteFunctionTable", &[table])? as u8 {
             0 => refused("unregister unwind table", table, "refused by the system"),
             _ => Ok(()),
         }
@@ -455,6 +455,12 @@ impl AddressSpace for LiveProcess {
             let _ = sys::valid_call_targets(&self.process, base, size, offsets);
         }
         Ok(())
+    }
+
+    fn call(&mut self, address: u64) -> Result<i32> {
+        self.agent()?;
+        // An int: the upper half of the register has no meaning.
+        Ok(self.running_agent()?.call(&self.process, address, &[])? as i32)
     }
 
     fn flush(&mut self, address: u64, size: u64) -> Result<()> {

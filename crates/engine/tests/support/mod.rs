@@ -7,6 +7,7 @@ use hotgraft_hotpatch::{
     Base, BaseIdentity, Chunk, ChunkKind, EntryMethod, Graft, GraftFunction, Guarded, GuardedKind, Hashes,
     HotPatchInfo, NearReference, Record,
 };
+use hotgraft_hotpatch::{Hook, HookPoint, Hooks};
 use sha2::{Digest, Sha256};
 
 pub const READ: u32 = 0x4000_0040;
@@ -248,6 +249,8 @@ pub struct PatchSpec {
     pub irrevertible: Option<&'static str>,
     pub unwind: bool,
     pub min_sequence: u32,
+    /// Each is the first function of the patch.
+    pub hooks: Vec<HookPoint>,
 }
 
 /// RVAs in a built patch.
@@ -272,6 +275,7 @@ impl PatchSpec {
             irrevertible: None,
             unwind: true,
             min_sequence: 0,
+            hooks: Vec::new(),
         }
     }
 
@@ -359,6 +363,11 @@ impl PatchSpec {
             sequence: self.sequence,
             kb: Some(format!("KB{}", 5_000_000 + self.sequence)),
             cves: vec!["CVE-2026-0001".into()],
+            accepted_by: None,
+            hooks: (!self.hooks.is_empty()).then(|| Hooks {
+                object_sha256: [8; 32],
+                entries: self.hooks.iter().map(|&point| Hook { point, patch_rva: PATCH_TEXT }).collect(),
+            }),
             accepted: Vec::new(),
             new_sha256: [9; 32],
             functions: functions.clone(),

@@ -172,6 +172,8 @@ pub fn content() -> Content {
             kb: Some("KB5000001".into()),
             cves: vec!["CVE-2026-0001".into(), "CVE-2026-0002".into()],
             accepted: vec!["runtime.loop.endless".into()],
+            accepted_by: None,
+            hooks: None,
             new_sha256: [7; 32],
             functions: vec![
                 function("first", 0x1020, CODE + 0x10, EntryMethod::PaddedShortJump),

@@ -110,7 +110,7 @@ pub(crate) fn place(input: &Input<'_>, parts: &Parts) -> Result<Layout> {
 
     let mut cursor = Cursor { at: u64::from(FIRST) };
     for (id, piece) in parts.pieces.iter().enumerate() {
-        if let PieceKind::Code(..) = piece.kind {
+        if piece.kind.is_code() {
             cursor.at += u64::from(PATCH_PADDING);
             layout.pieces[id] = cursor.take(16, 0, piece.bytes.len() as u32);
         }

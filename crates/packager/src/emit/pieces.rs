@@ -1,8 +1,9 @@
 //! What is taken over from the new image: runs of code and data with every address in them made a field.
 
-use super::{Input, internal, refused, unwind, x64};
+use super::{Input, hooks, internal, refused, unwind, x64};
 use crate::plan::Destination;
 use hotgraft_diff::comparison::function_label;
+use hotgraft_hotpatch::HookPoint;
 use hotgraft_program::{Entity, Form, FunctionId, ImportId, ObjectId, ObjectKind, Program, Reference, Target};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,8 @@ pub(crate) type PieceId = usize;
 pub(crate) enum PieceKind {
     /// Code of a planned function. `true` if the piece starts with its entry.
     Code(FunctionId, bool),
+    /// Code of the developer's hooks.
+    Hook,
     /// A constant.
     Constant,
     /// A variable.
@@ -24,6 +27,13 @@ pub(crate) enum PieceKind {
     Zero,
     /// UNWIND_INFO, handler data or what it leads to.
     Unwind,
+}
+
+impl PieceKind {
+    /// True for what lies in the code section.
+    pub(crate) fn is_code(self) -> bool {
+        matches!(self, Self::Code(..) | Self::Hook)
+    }
 }
 
 /// A run of bytes of the new image that keeps its inner distances (unless it is code that was re-encoded).
@@ -140,6 +150,8 @@ pub(crate) struct Parts {
     pub(crate) base_uses: BTreeSet<(Target, bool)>,
     /// Planned functions whose address in the patch is taken.
     pub(crate) call_targets: BTreeSet<FunctionId>,
+    /// Entries of the hooks: piece and offset.
+    pub(crate) hooks: Vec<(HookPoint, PieceId, u32)>,
 }
 
 impl Parts {
@@ -162,7 +174,12 @@ impl Parts {
 
     /// The thunk to an RVA of the base.
     fn thunk(&mut self, rva: u32) -> usize {
-        let slot = self.slot(Slot::Address(rva));
+        self.thunk_through(Slot::Address(rva))
+    }
+
+    /// The thunk through a slot, made if there is none yet.
+    pub(crate) fn thunk_through(&mut self, slot: Slot) -> usize {
+        let slot = self.slot(slot);
         match self.thunks.iter().position(|t| *t == slot) {
             Some(i) => i,
             None => {
@@ -226,6 +243,7 @@ pub(crate) fn collect(input: &Input<'_>) -> Result<Parts> {
         parts.pieces[id].fields = fields;
     }
     unwind::complete(input, &mut parts)?;
+    hooks::link(input, &mut parts)?;
     Ok(parts)
 }
 

@@ -8,7 +8,9 @@ use crate::error::Result;
 use crate::plan::PlannedFunction;
 use hotgraft_diff::comparison::function_label;
 use hotgraft_hotpatch::info::base_flags;
-use hotgraft_hotpatch::{Base, Chunk, ChunkKind, EntryMethod, Graft, GraftFunction, Hashes, HotPatchInfo, Record};
+use hotgraft_hotpatch::{
+    Base, Chunk, ChunkKind, EntryMethod, Graft, GraftFunction, Hashes, Hook, Hooks, HotPatchInfo, Record,
+};
 use hotgraft_program::{CodeRange, Entity, Evidence, FunctionId};
 use std::collections::BTreeSet;
 
@@ -115,12 +117,24 @@ pub(crate) fn graft(input: &Input<'_>, parts: &Parts, layout: &Layout) -> Result
         kb: input.options.kb.clone(),
         cves: sorted(&input.options.cves),
         accepted: sorted(&input.plan.accepted),
+        accepted_by: input.options.accepted_by.clone().filter(|_| !input.plan.accepted.is_empty()),
+        hooks: hooks(input, parts, layout)?,
         new_sha256: input.new.image.sha256,
         functions,
         near: fields::demands(parts, layout)?.near,
         guarded: guard::ranges(input, parts)?,
         irrevertible: input.plan.irrevertible.clone(),
     })
+}
+
+/// The hooks, in the order of their points.
+fn hooks(input: &Input<'_>, parts: &Parts, layout: &Layout) -> Result<Option<Hooks>> {
+    let Some(file) = &input.options.hooks else { return Ok(None) };
+    let entry = |&(point, piece, offset): &(_, usize, u32)| Hook { point, patch_rva: layout.pieces[piece] + offset };
+    Ok(Some(Hooks {
+        object_sha256: hotgraft_hotpatch::sha::both(file).0,
+        entries: parts.hooks.iter().map(entry).collect(),
+    }))
 }
 
 /// The image, with everything at its final position.
@@ -132,7 +146,7 @@ pub(crate) fn assemble(input: &Input<'_>, parts: &Parts, layout: &Layout) -> Res
     for (id, piece) in parts.pieces.iter().enumerate() {
         let bytes = fields::bytes(parts, layout, id)?;
         let rva = layout.pieces[id];
-        let (section, start): (&mut Vec<u8>, u32) = if matches!(piece.kind, PieceKind::Code(..)) {
+        let (section, start): (&mut Vec<u8>, u32) = if piece.kind.is_code() {
             (&mut text, layout.text.rva)
         } else if rva >= layout.data.rva {
             (&mut data, layout.data.rva)

@@ -147,6 +147,26 @@ fn is_known_function_change(key: &str) -> bool {
     )
 }
 
+/// Where the new build says which functions a hot patch replaces, no other may have changed.
+pub fn unmarked(ctx: &Context, closure: &Closure) -> Vec<Finding> {
+    if !ctx.new.functions.iter().any(|f| f.hotpatched) {
+        return Vec::new();
+    }
+    let changed = closure.functions.keys().filter(|&&new| {
+        let pair = ctx.function_pair(new).0;
+        pair.status == Status::Changed && pair.old.is_some() && !ctx.new.functions[new.index()].hotpatched
+    });
+    changed
+        .map(|&new| {
+            let (pair, about) = ctx.function_pair(new);
+            let subject = ctx.function_subject(pair.old, pair.new);
+            let source = change_source(ctx, pair).or_else(|| ctx.function_source(pair.old, pair.new));
+            let text = evidence(&pair.changes);
+            finding("code.hotpatch.unmarked", Outcome::Refuse, Some(about), subject, &text, source)
+        })
+        .collect()
+}
+
 fn added(ctx: &Context, closure: &Closure, pair: &FunctionPair, about: Difference, new: FunctionId) -> Finding {
     let subject = ctx.function_subject(None, Some(new));
     let source = ctx.function_source(None, Some(new));

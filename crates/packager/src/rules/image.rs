@@ -73,7 +73,8 @@ fn judge(
                 closure.imports.iter().any(|id| ctx.new.imports[id.index()].dll.eq_ignore_ascii_case(&change.subject));
             if used { ("image.import.new_dll", Condition, text) } else { ("image.import.unused", Harmless, text) }
         }
-        "image.export.added" => ("image.export.added", Refuse, text),
+        // No module of the process can depend on it: with the base it would not have loaded.
+        "image.export.added" => ("image.export.added", Condition, text),
         "image.export.removed" => ("image.export.removed", Refuse, text),
         // Importers by name do not see the number, and the base keeps the numbers it has.
         "image.export.changed" if change.subject == "ordinals" || only_renumbered(ctx, &change.subject) => {

@@ -6,6 +6,7 @@
 
 pub mod folds;
 pub mod functions;
+pub mod hooks;
 pub mod identity;
 pub mod image;
 pub mod objects;

@@ -2,11 +2,12 @@
 
 use crate::closure::{Closure, is_derived};
 use crate::context::{Context, finding};
+use crate::rules::hooks;
 use crate::rules::types::same_representation;
 use crate::uses::User;
 use crate::verdict::{Difference, Finding, Outcome};
 use hotgraft_diff::comparison::{ObjectPair, Status};
-use hotgraft_program::{Entity, Evidence, ObjectId, ObjectKind};
+use hotgraft_program::{Entity, Evidence, Form, Object, ObjectId, ObjectKind};
 
 /// A finding for every object pair that is not identical.
 pub fn pairs(ctx: &Context, closure: &Closure) -> Vec<Finding> {
@@ -61,7 +62,9 @@ fn changed(ctx: &Context, closure: &Closure, pair: &ObjectPair, old: ObjectId, n
         return if resized {
             ("data.object.resized", Outcome::Refuse, first)
         } else {
-            ("data.initialiser.changed", Outcome::Refuse, first)
+            let repaired = hooks::can_repair(ctx, closure);
+            let outcome = if repaired { Outcome::Condition } else { Outcome::Refuse };
+            ("data.initialiser.changed", outcome, first)
         };
     }
     if (a.evidence | b.evidence).contains(Evidence::EXPORT) {
@@ -147,6 +150,9 @@ fn added(ctx: &Context, closure: &Closure, new: ObjectId) -> Judged {
         kind if is_derived(kind) => return derived(kind, String::from("It is new.")),
         _ => {}
     }
+    if let Some(target) = slot_of(o).filter(|_| closure.objects.contains_key(&new)) {
+        return slot(ctx, new, target);
+    }
     if closure.objects.contains_key(&new) {
         return if o.writable && o.kind != ObjectKind::Rtti {
             ("data.global.added", Outcome::Patch, String::new())
@@ -170,6 +176,37 @@ fn added(ctx: &Context, closure: &Closure, new: ObjectId) -> Judged {
             ),
         ),
         _ => ("data.object.added_unreachable", Outcome::Harmless, String::new()),
+    }
+}
+
+/// What a variable of secure hot-patching stands for: the compiler reaches `x` through the constant `__ref_x` in functions
+/// that a patch replaces. Weak ones are known to linkers of COFF as `.weak.__ref_x.default.F`.
+fn slot_of(object: &Object) -> Option<&str> {
+    let name = object.decorated.as_deref().or(object.name.as_deref())?;
+    let name = name.strip_prefix(".weak.").and_then(|rest| Some(rest.split_once(".default.")?.0)).unwrap_or(name);
+    name.strip_prefix("__ref_").filter(|target| !target.is_empty())
+}
+
+/// Such a constant leads to what its name says, and nowhere else.
+fn slot(ctx: &Context, new: ObjectId, target: &str) -> Judged {
+    let o = &ctx.new.objects[new.index()];
+    let is_named = |entity: Entity| match entity {
+        Entity::Object(id) => {
+            let o = &ctx.new.objects[id.index()];
+            o.decorated.as_deref() == Some(target) || o.name.as_deref() == Some(target)
+        }
+        Entity::Function(id) => {
+            let f = &ctx.new.functions[id.index()];
+            f.decorated.as_deref() == Some(target) || f.name.as_deref() == Some(target)
+        }
+        _ => false,
+    };
+    match ctx.new.references_in(o.rva, o.end()) {
+        [one] if !o.writable && one.form == Form::Absolute && one.target.addend == 0 && is_named(one.target.entity) => {
+            let text = format!("Code that is marked for hot patches reaches {target} through it.");
+            ("data.slot.added", Outcome::Patch, text)
+        }
+        _ => ("data.slot.added", Outcome::Refuse, format!("It does not lead to {target}.")),
     }
 }
 

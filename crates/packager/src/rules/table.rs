@@ -78,6 +78,14 @@ pub static RULES: &[Rule] = &[
         rows: &["C22"],
     },
     Rule {
+        key: "code.hotpatch.unmarked",
+        outcomes: &[Outcome::Refuse],
+        head: Some(Head::Identity),
+        why: "The compiler was told which functions a hot patch replaces, and made only those ready for it; another one changed too.",
+        todo: "Name the function in the list of functions too (-fms-secure-hotpatch-functions-list), or undo its change.",
+        rows: &["C6"],
+    },
+    Rule {
         key: "code.jump_table.changed",
         outcomes: &[Outcome::Patch],
         head: None,
@@ -223,10 +231,10 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         key: "data.initialiser.changed",
-        outcomes: &[Outcome::Refuse],
+        outcomes: &[Outcome::Refuse, Outcome::Condition],
         head: Some(Head::GlobalState),
         why: "The variable has long been initialised in a running process, and its value may have changed since.",
-        todo: "Set the value in code that runs after the fix, or deliver the fix with a restart.",
+        todo: "Set the value in a hook of the patch (--hooks) and accept the key, or deliver the fix with a restart.",
         rows: &["D4"],
     },
     Rule {
@@ -276,6 +284,14 @@ pub static RULES: &[Rule] = &[
         why: "The variable's protection or lifetime differs, and the base keeps the old one.",
         todo: "Deliver the fix with a restart.",
         rows: &["D27"],
+    },
+    Rule {
+        key: "data.slot.added",
+        outcomes: &[Outcome::Patch, Outcome::Refuse],
+        head: Some(Head::GlobalState),
+        why: "Code made for hot patches reaches variables of the base through constants named after them, which the patch fills with the addresses in the base.",
+        todo: "Report the pair.",
+        rows: &["D26"],
     },
     Rule {
         key: "data.string.changed",
@@ -391,10 +407,10 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         key: "image.export.added",
-        outcomes: &[Outcome::Refuse],
+        outcomes: &[Outcome::Condition],
         head: Some(Head::Exports),
-        why: "The base's export table is what other modules see, and it stays.",
-        todo: "Deliver the new interface with a restart.",
+        why: "The base's export table stays, so the new interface is not to be found before the process is restarted; no module of the process needs it, for none could have been loaded.",
+        todo: "Accept the key if nobody has to find the new interface before the next restart.",
         rows: &["I13"],
     },
     Rule {
@@ -604,6 +620,14 @@ pub static RULES: &[Rule] = &[
         why: "The new version needs more stack.",
         todo: "Check callers that run near the end of their stack.",
         rows: &["C32"],
+    },
+    Rule {
+        key: "runtime.hook",
+        outcomes: &[Outcome::Condition, Outcome::Refuse],
+        head: Some(Head::GlobalState),
+        why: "The patch runs code of the developer's own in the process when it is applied or taken back, and nothing here judges what that code does.",
+        todo: "Accept the key if that code was reviewed and tested on a running process.",
+        rows: &["D4", "T6"],
     },
     Rule {
         key: "runtime.loop.endless",

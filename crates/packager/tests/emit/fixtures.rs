@@ -33,7 +33,8 @@ pub fn pair(folder: &Path) -> Option<Real> {
     let new = Program::load(&new_path, PdbChoice::Auto).ok()?;
     let comparison = compare(&old, &new, &hotgraft_diff::Options::default());
     let accept = hotgraft_packager::rules::all().iter().map(|r| r.key.to_owned()).collect();
-    let options = Options { accept, cves: vec!["CVE-2026-1".into()], ..Options::default() };
+    let hooks = std::fs::read(folder.join("hooks.obj")).ok();
+    let options = Options { accept, cves: vec!["CVE-2026-1".into()], hooks, ..Options::default() };
     let verdict = verdict::judge(&old, &new, &comparison, &options);
     if !matches!(verdict.decision, Decision::Patch | Decision::Conditional) {
         return None;
@@ -49,6 +50,61 @@ pub fn all() -> Vec<Real> {
     let mut folders: Vec<PathBuf> = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).collect();
     folders.sort();
     folders.iter().filter_map(|f| pair(f)).collect()
+}
+
+/// The pair with hooks.
+fn hooked() -> Real {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/fixtures/hook");
+    pair(&folder).expect("it may be patched")
+}
+
+#[test]
+fn hooks_lie_in_the_patch_and_reach_the_base() {
+    let real = hooked();
+    let object = real.options.hooks.clone().unwrap();
+    for reach in [Reach::Any, Reach::Near] {
+        let bytes = real.emit(Some(reach)).unwrap();
+        let graft = hotgraft_hotpatch::read(&bytes).unwrap().graft.unwrap();
+        let hooks = graft.hooks.as_ref().unwrap();
+        assert_eq!(hooks.object_sha256, hotgraft_hotpatch::sha::both(&object).0);
+        let points: Vec<&str> = hooks.entries.iter().map(|hook| hook.point.symbol()).collect();
+        assert_eq!(points, ["hotgraft_pre_apply", "hotgraft_post_apply", "hotgraft_post_rollback"]);
+        // The unwinder knows each of them that has a frame: two of the three.
+        let patch = Program::from_bytes("patch", &bytes, None).unwrap();
+        let known = |rva: u32| patch.unwind.iter().any(|u| u.begin == rva);
+        let framed: Vec<bool> = hooks.entries.iter().map(|hook| known(hook.patch_rva)).collect();
+        assert_eq!(framed, [true, true, false]);
+        // What they refer to in the base is guarded where it is code.
+        assert!(graft.guarded.iter().any(|range| range.name == "room"));
+    }
+}
+
+#[test]
+fn no_object_file_upsets_the_linker_of_hooks() {
+    let mut real = hooked();
+    let sound = real.options.hooks.clone().unwrap();
+    let mut refused = 0;
+    for at in (0..sound.len()).step_by(5) {
+        let mut other = sound.clone();
+        other[at] ^= 0xFF;
+        for object in [other, sound[..at].to_vec()] {
+            real.options.hooks = Some(object);
+            match real.emit(Some(Reach::Near)) {
+                Ok(bytes) => assert_eq!(check::check(&bytes), []),
+                Err(Error::Refused { .. }) => refused += 1,
+                Err(error) => panic!("byte {at}: {error}"),
+            }
+        }
+    }
+    assert!(refused > 200, "only {refused} refused");
+    // Names that the base does not have, or not once.
+    let text = |object: &[u8], from: &str, to: &str| -> Vec<u8> {
+        let at = object.windows(from.len()).rposition(|w| w == from.as_bytes()).unwrap();
+        [&object[..at], to.as_bytes(), &object[at + from.len()..]].concat()
+    };
+    real.options.hooks = Some(text(&sound, "room", "rom_"));
+    let error = real.emit(None).unwrap_err().to_string();
+    assert!(error.contains("rom_") && error.contains("runtime.hook"), "{error}");
 }
 
 #[test]
@@ -83,7 +139,9 @@ fn every_planned_function_and_unwind_entry_is_in_the_patch() {
         assert_eq!(graft.functions.len(), real.plan.functions.len(), "{}", real.name);
         let lifted = Program::from_bytes("patch.dll", &file, None).expect("the patch is an image like any other");
         let entries: usize = real.plan.functions.iter().map(|f| real.new.functions[f.new.index()].unwind.len()).sum();
-        assert_eq!(lifted.unwind.len(), entries, "{}", real.name);
+        let hooks = graft.hooks.iter().flat_map(|hooks| &hooks.entries).map(|hook| hook.patch_rva).collect::<Vec<_>>();
+        let own = lifted.unwind.iter().filter(|u| !hooks.contains(&u.begin)).count();
+        assert_eq!(own, entries, "{}", real.name);
         for planned in &real.plan.functions {
             let new = &real.new.functions[planned.new.index()];
             let own = graft

@@ -85,6 +85,7 @@ impl Side {
             funclet_of: Vec::new(),
             jump_tables: Vec::new(),
             no_return: false,
+            hotpatched: false,
             entry_kind: EntryKind::PaddedShortJump,
             problems: Vec::new(),
         };
@@ -585,6 +586,13 @@ impl Pair {
     /// Accepts a condition.
     pub fn accept(mut self, key: &str) -> Self {
         self.options.accept.push(key.into());
+        self
+    }
+
+    /// Gives the patch hooks: those of the fixture, or what is no object file.
+    pub fn hooks(mut self, sound: bool) -> Self {
+        let object = include_bytes!("../../../../testdata/fixtures/hook/hooks.obj");
+        self.options.hooks = Some(if sound { object.to_vec() } else { vec![0x64, 0x86, 9] });
         self
     }
 

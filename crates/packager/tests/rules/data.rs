@@ -32,7 +32,32 @@ fn to_argument(p: &mut Program) {
     }
 }
 
+/// `f` reaches the variable `state` through `__ref_state`, which leads to `to`.
+fn through_slot(body: u8, to: Option<&str>) -> Side {
+    let mut s = state(body, &[1; 8]);
+    s.variable("other", &[2; 8]);
+    if let Some(to) = to {
+        s.f("f").reads("__ref_state");
+        s.constant("__ref_state", &[0; 8]).points(0, to);
+    }
+    s
+}
+
 cases! {
+    data_slot_added = "data.slot.added" {
+        trips {
+            let p = pair(&through_slot(1, None), &through_slot(2, Some("state")));
+            p.trips(KEY, Outcome::Patch);
+            assert_eq!(p.verdict().decision, Decision::Patch);
+            pair(&through_slot(1, None), &through_slot(2, Some("other"))).trips(KEY, Outcome::Refuse);
+        }
+        spares {
+            let mut new = state(2, &[1; 8]);
+            new.f("f").reads("table");
+            new.constant("table", &[0; 8]);
+            pair(&state(1, &[1; 8]), &new).spares(KEY, Decision::Patch);
+        }
+    }
     data_constant_changed = "data.constant.changed" {
         trips {
             let p = pair(&limits(1, 1), &limits(1, 2));

@@ -49,7 +49,11 @@ fn the_committed_pairs_are_judged_as_expected() {
         let old = Program::load(o, PdbChoice::Auto).unwrap();
         let new = Program::load(n, PdbChoice::Auto).unwrap();
         let cmp = hotgraft_diff::compare(&old, &new, &hotgraft_diff::Options::default());
-        let options = Options { accept: strings(&expected["accept"]).into_iter().collect(), ..Options::default() };
+        let options = Options {
+            accept: strings(&expected["accept"]).into_iter().collect(),
+            hooks: std::fs::read(folder.join("hooks.obj")).ok(),
+            ..Options::default()
+        };
         let verdict = judge(&old, &new, &cmp, &options);
         crate::common::assert_accounts(&cmp, &verdict);
         crate::bytes::assert_all_accounted(&name, &old, &new, &cmp, &verdict);

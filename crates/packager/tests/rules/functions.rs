@@ -22,6 +22,30 @@ fn destination(plan: &Plan, new: &Program, function: &str, nth: usize) -> Destin
 }
 
 cases! {
+    code_hotpatch_unmarked = "code.hotpatch.unmarked" {
+        trips {
+            let mut new = Side::new();
+            new.function("f", 2).f.hotpatched = true;
+            new.function("g", 2);
+            let mut old = Side::new();
+            old.function("f", 1);
+            old.function("g", 1);
+            let f = pair(&old, &new).trips(KEY, Outcome::Refuse);
+            assert!(f.subject.starts_with("g "), "{}", f.subject);
+        }
+        spares {
+            let mut old = Side::new();
+            old.function("f", 1);
+            let mut new = Side::new();
+            new.function("f", 2).f.hotpatched = true;
+            new.f("f").calls("helper");
+            new.function("helper", 1);
+            pair(&old, &new).spares(KEY, Decision::Patch);
+            // Nothing is marked, so nothing has to be.
+            new.f("f").f.hotpatched = false;
+            pair(&old, &new).spares(KEY, Decision::Patch);
+        }
+    }
     code_function_changed = "code.function.changed" {
         trips {
             let p = pair(&simple(1), &simple(2));

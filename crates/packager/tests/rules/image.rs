@@ -36,6 +36,21 @@ cases! {
             pair(&simple(1), &new).spares(KEY, Decision::Patch);
         }
     }
+    runtime_hook = "runtime.hook" {
+        trips {
+            let p = || pair(&simple(1), &simple(2));
+            let finding = |p: &crate::common::Pair| p.verdict().findings.into_iter().find(|f| f.key == KEY).map(|f| f.outcome);
+            assert_eq!(finding(&p().hooks(true)), Some(Outcome::Condition));
+            assert_eq!(p().hooks(true).verdict().decision, Decision::Refuse, "nobody has accepted it");
+            assert_eq!(finding(&p().hooks(false)), Some(Outcome::Refuse));
+            assert_eq!(p().hooks(false).accept(KEY).verdict().decision, Decision::Refuse);
+        }
+        spares {
+            pair(&simple(1), &simple(2)).spares(KEY, Decision::Patch);
+            // Nothing is patched, so nothing runs.
+            pair(&simple(1), &simple(1)).hooks(true).spares(KEY, Decision::Nothing);
+        }
+    }
     image_import_new_dll = "image.import.new_dll" {
         trips {
             let mut new = simple(2);
@@ -88,7 +103,7 @@ cases! {
         }
     }
     image_export_added = "image.export.added" {
-        trips { word!(KEY, "image.export.added", Refuse); }
+        trips { word!(KEY, "image.export.added", Condition); }
         spares { pair(&simple(1), &simple(2)).image("image.timestamp").spares(KEY, Decision::Patch); }
     }
     image_export_removed = "image.export.removed" {

@@ -136,6 +136,7 @@ pub struct ModuleSymbols {
     globals: GlobalSymbols,
     procedures: Vec<ProcedureSymbol>,
     separated: Vec<SeparatedCode>,
+    hotpatched: Vec<String>,
     lines: ModuleLines,
 }
 
@@ -252,6 +253,11 @@ fn one(
         }
         0x0006 | 0x114e | 0x114f => {
             scopes.pop();
+        }
+        // S_HOTPATCHFUNC: a function id and the linker's name.
+        0x1169 => {
+            c.u32()?;
+            out.hotpatched.push(c.name()?);
         }
         0x113e => local(out, current, types, c.u32()?),
         0x1111 | 0x110b => {
@@ -389,10 +395,12 @@ pub(super) fn merge(
     let mut lines = Vec::new();
     let mut all = Vec::new();
     for (stream, module) in streams.into_iter().zip(modules) {
-        let ModuleSymbols { compiler, language, lto, globals, procedures, separated, lines: own } = module;
+        let ModuleSymbols { compiler, language, lto, globals, procedures, separated, hotpatched, lines: own } = module;
+        let id = ModuleId::from(pdb.modules.len());
         pdb.modules.push(Module { name: stream.name, compiler, language, lto });
         pdb.procedures.extend(procedures);
         pdb.separated.extend(separated);
+        pdb.hotpatched.extend(hotpatched.into_iter().map(|name| (id, name)));
         lines.push(own);
         all.push(globals);
     }
@@ -418,6 +426,8 @@ pub(super) fn merge(
     pdb.procedures.sort_by(|a, b| (a.rva, a.thunk, a.module, &a.name).cmp(&(b.rva, b.thunk, b.module, &b.name)));
     pdb.separated.sort_unstable();
     pdb.separated.dedup();
+    pdb.hotpatched.sort_unstable();
+    pdb.hotpatched.dedup();
     for list in [&mut pdb.data, &mut pdb.threads] {
         for d in list.iter_mut() {
             d.udt = index.get(d.type_index).first().copied();

@@ -4,7 +4,7 @@ use super::{Finder, Seed, range_index};
 use crate::assemble::names::Names;
 use crate::assemble::{Conflict, Found, Table};
 use crate::code::{self, Access, CodeFacts, CodeSpanKind};
-use crate::entity::FunctionId;
+use crate::entity::{FunctionId, ModuleId};
 use crate::function::{CodeRange, EntryKind, Function, Linkage, Problem};
 use crate::unwind::UnwindTable;
 use rayon::prelude::*;
@@ -203,12 +203,19 @@ impl Finder<'_> {
             _ if !publics.is_empty() => Linkage::Global,
             _ => Linkage::Unknown,
         };
+        let module = main.filter(|p| !p.thunk).map(|p| p.module).or_else(contribution);
+        let marked = |known: &str| {
+            let same = |one: &(ModuleId, String)| Some(one.0) == module && one.1 == known;
+            self.pdb.hotpatched.iter().any(same)
+        };
+        let hotpatched = !self.pdb.hotpatched.is_empty()
+            && (decorated.iter().chain(&aliases).any(|known| marked(known)) || main.is_some_and(|p| marked(&p.name)));
         Function {
             name,
             decorated,
             aliases,
             ranges,
-            module: main.filter(|p| !p.thunk).map(|p| p.module).or_else(contribution),
+            module,
             linkage,
             evidence: seed.evidence,
             prototype: main.and_then(|p| p.prototype.clone()),
@@ -218,6 +225,7 @@ impl Finder<'_> {
             funclet_of: Vec::new(),
             jump_tables: Vec::new(),
             no_return: procedures.iter().any(|p| p.no_return),
+            hotpatched,
             entry_kind: EntryKind::None,
             problems,
         }
