@@ -253,9 +253,14 @@ impl<'a> Solver<'a> {
         }
     }
 
+    /// Visits what is waiting, in the order of addresses and over again. The head of a loop waits until the whole loop had
+    /// its turn: an interpreter's dispatch would else be visited anew for each instruction that leads back to it.
     fn run(&mut self) {
-        while let Some(block) = self.work.pop_first() {
+        let mut next = 0;
+        while let Some(block) = self.work.range(next..).next().or_else(|| self.work.first()).copied() {
+            self.work.remove(&block);
             self.visit(block);
+            next = block + 1;
         }
     }
 
