@@ -151,8 +151,7 @@ impl Judge<'_, '_> {
     /// Two runs of bytes of the same size.
     pub(super) fn runs_at(&self, a: u32, b: u32, size: u32, context: Context, relied: &mut Vec<Node>) -> bool {
         let (old, new) = (self.m.old.program, self.m.new.program);
-        let references =
-            (old.references_in(a, a.saturating_add(size)), new.references_in(b, b.saturating_add(size)));
+        let references = (old.references_in(a, a.saturating_add(size)), new.references_in(b, b.saturating_add(size)));
         self.runs(a, b, size, references, context, relied)
     }
 

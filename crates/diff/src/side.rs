@@ -104,9 +104,8 @@ impl<'a> Side<'a> {
                 next += 1;
             }
             let around = next.checked_sub(1).map(|i| program.ranges[i]);
-            let around = around.filter(|(_, id, n)| {
-                program.functions[id.index()].ranges[usize::from(*n)].contains(reference.site)
-            });
+            let around = around
+                .filter(|(_, id, n)| program.functions[id.index()].ranges[usize::from(*n)].contains(reference.site));
             match reference.target.entity {
                 Entity::Function(id) | Entity::Fragment(id, _) => {
                     if let Some((_, from, _)) = around

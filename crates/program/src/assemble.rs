@@ -71,7 +71,9 @@ pub fn program(image: Image, pdb: Option<Pdb>) -> Result<Program> {
     objects::link(&mut program, &found.tables, &pdb);
     let lookup = lookup::Lookup::new(&program);
     for access in &found.accesses {
-        let Some(object) = lookup.object_at(&program, access.rva).map(|id| &program.objects[id.index()]) else { continue };
+        let Some(object) = lookup.object_at(&program, access.rva).map(|id| &program.objects[id.index()]) else {
+            continue;
+        };
         if u64::from(access.rva) + u64::from(access.size) > u64::from(object.end()) {
             let text =
                 format!("code reads or writes {} bytes over the end of an object at {:#x}", access.size, object.end());

@@ -20,6 +20,7 @@ mod local;
 mod needs;
 mod sorted_map;
 mod tables;
+mod taint;
 mod transfer;
 mod trial;
 mod values;

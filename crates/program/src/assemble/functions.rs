@@ -445,6 +445,8 @@ impl Finder<'_> {
         if self.is_told() || self.exact_at(range.rva).is_some() {
             return false;
         }
+        // A jump that is not understood may lead behind the filler.
+        let lost = |p: &crate::function::Problem| p.key.starts_with("code.indirect_jump.");
         let mut grown = false;
         let (mut start, mut furthest) = (range.rva, range.rva);
         let mut instructions = facts.instructions.iter().copied().peekable();
@@ -466,6 +468,7 @@ impl Finder<'_> {
                 && next.rva % ALIGNMENT == 0
                 && furthest < next.rva
                 && !facts.jump_tables.iter().any(|t| (start..next.rva).contains(&t.jump))
+                && !facts.problems.iter().any(|p| lost(p) && (start..next.rva).contains(&p.rva))
                 && !self.dropped.contains(&next.rva)
             {
                 grown |= self.add(next.rva, Evidence::empty());

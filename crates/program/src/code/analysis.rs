@@ -2,7 +2,9 @@
 
 use super::descent::{Descent, Step};
 use super::flow::{self, Findings, Roots};
-use super::{Access, CodeFacts, CodeSpan, CodeSpanKind, Flow, RawJumpTable, RawOffsetTable, RawReference, filler_length};
+use super::{
+    Access, CodeFacts, CodeSpan, CodeSpanKind, Flow, RawJumpTable, RawOffsetTable, RawReference, filler_length,
+};
 use crate::function::{CodeRange, Problem, RangeKind};
 use crate::image::Image;
 use crate::reference::Form;

@@ -15,6 +15,11 @@ impl<K: Ord + Copy, V> SortedMap<K, V> {
         Self(pairs)
     }
 
+    /// All pairs.
+    pub(super) fn pairs(&self) -> &[(K, V)] {
+        &self.0
+    }
+
     fn find(&self, key: &K) -> Result<usize, usize> {
         self.0.binary_search_by(|(k, _)| k.cmp(key))
     }

@@ -627,6 +627,8 @@ impl State {
         let held = held(&registers, &places, comparison.as_ref(), &verdicts);
         let mut symbols = Vec::with_capacity(held.len() + infos.len());
         let mut made = infos.into_iter().peekable();
+        // All three come sorted.
+        let (mut here, mut there) = (before.symbols.pairs(), other.symbols.pairs());
         for symbol in held {
             while let Some(info) = made.next_if(|m| m.0 < symbol) {
                 symbols.push(info);
@@ -635,11 +637,12 @@ impl State {
                 symbols.push(info);
                 continue;
             }
-            let joined = match (before.symbols.get(&symbol), other.symbols.get(&symbol)) {
+            let joined = match (advance(&mut here, symbol), advance(&mut there, symbol)) {
                 (Some(a), Some(b)) if Rc::ptr_eq(a, b) => Rc::clone(a),
-                (a, _) => {
-                    let joined = before.info(symbol).join(&other.info(symbol), widen);
-                    a.filter(|a| ***a == joined).map_or_else(|| Rc::new(joined), Rc::clone)
+                (Some(a), Some(b)) => joined(a, b, widen),
+                (a, b) => {
+                    let any = Rc::new(Info::new(Origin::Plain, 64));
+                    joined(a.unwrap_or(&any), b.unwrap_or(&any), widen)
                 }
             };
             symbols.push((symbol, joined));
@@ -698,6 +701,24 @@ impl State {
     }
 }
 
+/// Info of a symbol, from pairs that are sorted and looked at in that order.
+fn advance<'a>(rest: &mut &'a [(Symbol, Rc<Info>)], symbol: Symbol) -> Option<&'a Rc<Info>> {
+    while let [(first, info), after @ ..] = *rest {
+        match (*first).cmp(&symbol) {
+            std::cmp::Ordering::Less => *rest = after,
+            std::cmp::Ordering::Equal => return Some(info),
+            std::cmp::Ordering::Greater => break,
+        }
+    }
+    None
+}
+
+/// What is known on both of two paths; `a` itself if that says no less.
+fn joined(a: &Rc<Info>, b: &Info, widen: bool) -> Rc<Info> {
+    let joined = a.join(b, widen);
+    if **a == joined { Rc::clone(a) } else { Rc::new(joined) }
+}
+
 /// Symbols that registers, places, and the operands of comparisons hold, sorted.
 fn held(
     registers: &[Value; REGISTERS],
@@ -716,6 +737,14 @@ fn held(
     held.sort_unstable();
     held.dedup();
     held
+}
+
+/// What is known of a value that is all of a symbol.
+fn whole(state: &State, value: Value) -> Option<&Rc<Info>> {
+    match value {
+        Value::Symbol(symbol, 64) => state.symbols.get(&symbol),
+        _ => None,
+    }
 }
 
 /// Two paths that meet.
@@ -739,11 +768,19 @@ impl Meeting<'_> {
         if named && let Some((_, _, known)) = self.pairs.iter().find(|(x, y, _)| *x == a && *y == b) {
             return *known;
         }
-        let mut joined = self.info(self.here, a).join(&self.info(self.there, b), self.widen);
-        if a == Value::Address(0) || b == Value::Address(0) {
-            joined.origin = Origin::MaybeBase;
-        }
-        self.infos.push((symbol, Rc::new(joined)));
+        let known = match (whole(self.here, a), whole(self.there, b)) {
+            (Some(x), Some(y)) if Rc::ptr_eq(x, y) => Rc::clone(x),
+            (Some(x), Some(y)) => joined(x, y, self.widen),
+            (Some(x), None) if b != Value::Address(0) => joined(x, &self.info(self.there, b), self.widen),
+            _ => {
+                let mut joined = self.info(self.here, a).join(&self.info(self.there, b), self.widen);
+                if a == Value::Address(0) || b == Value::Address(0) {
+                    joined.origin = Origin::MaybeBase;
+                }
+                Rc::new(joined)
+            }
+        };
+        self.infos.push((symbol, known));
         let value = Value::Symbol(symbol, 64);
         self.pairs.push((a, b, value));
         value
