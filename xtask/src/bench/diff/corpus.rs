@@ -58,7 +58,8 @@ pub fn wheel() -> Result<Pair> {
         let wheel = fs::read_dir(&at)?.filter_map(Result::ok).map(|e| e.path());
         let wheel = wheel.into_iter().find(|p| p.extension().is_some_and(|e| e == "whl"));
         let wheel = wheel.with_context(|| format!("{package} {version} brought no wheel"))?;
-        let unpack = "import sys, zipfile; open(sys.argv[3], 'wb').write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))";
+        let unpack =
+            "import sys, zipfile; open(sys.argv[3], 'wb').write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))";
         command::quiet(command::at(&at, "python3").args(["-c", unpack]).arg(&wheel).arg(member).arg(&image))?;
         fs::remove_file(wheel)?;
         Ok(image)

@@ -31,7 +31,8 @@ impl Image {
         let mut starts: Vec<(u64, u64)> = Vec::new();
         for section in file.sections().filter(|s| s.name() == Ok(".pdata")) {
             for entry in section.data()?.chunks_exact(12) {
-                let word = |at: usize| u64::from(u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]));
+                let word =
+                    |at: usize| u64::from(u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]));
                 if word(4) > word(0) {
                     starts.push((word(0), word(4)));
                 }
