@@ -315,6 +315,14 @@ fn without_a_pdb_filler_before_an_aligned_address_ends_a_function() {
     assert_eq!(functions(&code), [0x1000, 0x1010]);
     let row: Vec<u8> = (0..100).flat_map(|_| padded(&[0xc3])[..16].to_vec()).collect();
     assert_eq!(functions(&row).len(), 100);
+    // No filler is needed where control does not run on.
+    let mut code = vec![0x90; 15];
+    code.extend_from_slice(&[0xc3, 0x31, 0xc0, 0xc3]);
+    assert_eq!(functions(&code), [0x1000, 0x1010]);
+    // nop runs into the aligned address.
+    let mut code = vec![0x90; 16];
+    code.extend_from_slice(&[0x31, 0xc0, 0xc3]);
+    assert_eq!(functions(&code), [0x1000]);
     // Filler up to an address that is not aligned.
     assert_eq!(functions(&[0xc3, 0xcc, 0xcc, 0x31, 0xc0, 0xc3]), [0x1000]);
     // jmp rdx, which may lead anywhere.

@@ -437,43 +437,41 @@ impl Finder<'_> {
     }
 
     /// Without a PDB, a function that nothing names and that has no unwind data seems to belong to the one before it. It
-    /// is told apart by filler up to an aligned address that no branch before it leads behind: whatever stands there, the
-    /// code before cannot reach it.
+    /// is told apart by an aligned address that control does not run into and that no branch before it leads to or behind:
+    /// whatever stands there, the code before cannot reach it.
     fn split(&mut self, ranges: &[CodeRange], facts: &[CodeFacts]) -> bool {
         const ALIGNMENT: u32 = 16;
         let (Some(range), Some(facts)) = (ranges.first(), facts.first()) else { return false };
         if self.is_told() || self.exact_at(range.rva).is_some() {
             return false;
         }
-        // A jump that is not understood may lead behind the filler.
+        let Some(bytes) = self.image.bytes(range.rva, range.size as usize) else { return false };
+        // A jump that is not understood may lead anywhere.
         let lost = |p: &crate::function::Problem| p.key.starts_with("code.indirect_jump.");
         let mut grown = false;
         let (mut start, mut furthest) = (range.rva, range.rva);
-        let mut instructions = facts.instructions.iter().copied().peekable();
-        for pair in facts.spans.windows(2) {
-            let (span, next) = (pair[0], pair[1]);
-            let bytes = self.image.bytes(span.rva, span.size as usize).unwrap_or_default();
-            while let Some(rva) = instructions.next_if(|rva| *rva < next.rva) {
-                let code = bytes.get(rva.wrapping_sub(span.rva) as usize..).unwrap_or_default();
-                if let Some(code::Flow::Branch(to) | code::Flow::ConditionalBranch(to)) =
-                    code::decode_at(code, rva).map(|i| i.flow)
-                    && range.contains(to)
-                {
-                    furthest = furthest.max(to);
-                }
-            }
-            let filler = span.kind == code::CodeSpanKind::Padding && code::filler_length(bytes) == bytes.len();
-            if filler
-                && next.kind == code::CodeSpanKind::Code
-                && next.rva % ALIGNMENT == 0
-                && furthest < next.rva
-                && !facts.jump_tables.iter().any(|t| (start..next.rva).contains(&t.jump))
-                && !facts.problems.iter().any(|p| lost(p) && (start..next.rva).contains(&p.rva))
-                && !self.dropped.contains(&next.rva)
+        let (mut end, mut runs_on) = (range.rva, true);
+        for &rva in &facts.instructions {
+            let Some(code) = bytes.get(rva.wrapping_sub(range.rva) as usize..) else { break };
+            let Some(decoded) = code::decode_at(code, rva) else { break };
+            let between = bytes.get((end - range.rva) as usize..(rva - range.rva) as usize).unwrap_or_default();
+            let apart = if between.is_empty() { !runs_on } else { code::filler_length(between) == between.len() };
+            if apart
+                && rva % ALIGNMENT == 0
+                && furthest < rva
+                && !facts.jump_tables.iter().any(|t| (start..rva).contains(&t.jump))
+                && !facts.problems.iter().any(|p| lost(p) && (start..rva).contains(&p.rva))
+                && !self.dropped.contains(&rva)
             {
-                grown |= self.add(next.rva, Evidence::empty());
-                (start, furthest) = (next.rva, next.rva);
+                grown |= self.add(rva, Evidence::empty());
+                (start, furthest) = (rva, rva);
             }
+            if let code::Flow::Branch(to) | code::Flow::ConditionalBranch(to) = decoded.flow
+                && range.contains(to)
+            {
+                furthest = furthest.max(to);
+            }
+            (end, runs_on) = (rva + u32::from(decoded.length), decoded.flow.falls_through());
         }
         grown
     }
