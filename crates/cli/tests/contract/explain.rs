@@ -14,9 +14,8 @@ fn changed(name: &str) -> String {
 #[test]
 fn explain_aligns_blocks_and_instructions() {
     let name = changed("switch");
-    let pair: [&dyn AsRef<std::ffi::OsStr>; 5] =
-        [&"diff", &fixture("switch", "old"), &fixture("switch", "new"), &"--explain", &name];
-    let output = hotgraft(&[&pair[..], &[&"--format", &"json"]].concat());
+    let (old, new) = (fixture("switch", "old"), fixture("switch", "new"));
+    let output = hotgraft(&[&"diff", &old, &new, &"--explain", &name, &"--format", &"json"]);
     assert_eq!(code(&output), 1, "{}", String::from_utf8_lossy(&output.stderr));
     let document = validate("explain.json", &output.stdout);
     let function = &document["functions"][0];
@@ -35,7 +34,7 @@ fn explain_aligns_blocks_and_instructions() {
             assert!(named.contains(&&instruction["rva"]), "{side}: {instruction}");
         }
     }
-    let output = hotgraft(&pair);
+    let output = hotgraft(&[&"diff", &old, &new, &"--explain", &name]);
     let text = String::from_utf8(output.stdout).expect("it is text");
     assert!(text.starts_with(&format!("{name}: Changed")) && text.contains(": block, "), "{text}");
 }

@@ -616,7 +616,7 @@ impl State {
             }
         }
         let mut infos = meeting.infos;
-        infos.sort_by(|a, b| a.0.cmp(&b.0));
+        infos.sort_by_key(|a| a.0);
         let of_block =
             |v: Value| v.symbol().is_some_and(|s| s.at == block && !matches!(s.role, Role::Result(_) | Role::Load));
         let same = before.comparison == other.comparison;
