@@ -98,12 +98,22 @@ pub struct Side<'a> {
     pub(crate) graphs: &'a [Graph],
 }
 
+/// Places in the old and in the new image.
+type Places = (u32, u32);
+
+/// Two blocks that match.
+struct BlockMatch {
+    starts: Places,
+    step: i64,
+    instructions: Vec<Places>,
+}
+
 /// How one pair of functions matches.
 struct Pairing {
     similarity: f64,
     flags: i64,
-    /// Pairs of blocks with their step and the pairs of instructions in them.
-    blocks: Vec<((u32, u32), i64, Vec<(u32, u32)>)>,
+    /// Sorted by place.
+    blocks: Vec<BlockMatch>,
     /// Edges whose ends are both matched.
     edges: usize,
 }
@@ -153,7 +163,7 @@ pub(crate) fn write(path: &Path, old: &Side<'_>, new: &Side<'_>, comparison: &Co
             matches += 1;
             similar += pairing.similarity;
             sure += f64::from(found.score);
-            let instructions: usize = pairing.blocks.iter().map(|b| b.2.len()).sum();
+            let instructions: usize = pairing.blocks.iter().map(|b| b.instructions.len()).sum();
             function.execute(params![
                 matches as i64,
                 address(old, old.program.functions[a.index()].rva()),
@@ -168,10 +178,10 @@ pub(crate) fn write(path: &Path, old: &Side<'_>, new: &Side<'_>, comparison: &Co
                 pairing.edges as i64,
                 instructions as i64,
             ])?;
-            for ((x, y), step, pairs) in pairing.blocks {
+            for BlockMatch { starts: (x, y), step, instructions } in pairing.blocks {
                 blocks += 1;
                 block.execute(params![blocks, matches as i64, address(old, x), address(new, y), step])?;
-                for (x, y) in pairs {
+                for (x, y) in instructions {
                     instruction.execute(params![blocks, address(old, x), address(new, y)])?;
                 }
             }
@@ -229,14 +239,14 @@ fn pairing(old: &Side<'_>, a: FunctionId, new: &Side<'_>, b: FunctionId, pair: &
         let i = graph.blocks.partition_point(|b| b.0 <= rva).checked_sub(1)?;
         (rva < graph.blocks[i].1).then_some(i)
     };
-    let mut common: BTreeMap<(usize, usize), Vec<(u32, u32)>> = BTreeMap::new();
+    let mut common: BTreeMap<(usize, usize), Vec<Places>> = BTreeMap::new();
     for (p, q) in rows {
         if let (Some(i), Some(j)) = (at(x, p), at(y, q)) {
             common.entry((i, j)).or_default().push((p, q));
         }
     }
     // Each block with the one that has most of its instructions.
-    let mut ranked: Vec<((usize, usize), Vec<(u32, u32)>)> = common.into_iter().collect();
+    let mut ranked: Vec<_> = common.into_iter().collect();
     ranked.sort_by(|a, b| b.1.len().cmp(&a.1.len()).then(a.0.cmp(&b.0)));
     let (mut of_old, mut of_new) = (vec![None; x.blocks.len()], vec![None; y.blocks.len()]);
     let mut blocks = Vec::new();
@@ -244,16 +254,16 @@ fn pairing(old: &Side<'_>, a: FunctionId, new: &Side<'_>, b: FunctionId, pair: &
         let within = |rva: &&u32| (graph.blocks[i].0..graph.blocks[i].1).contains(*rva);
         graph.instructions.iter().filter(within).count()
     };
-    for ((i, j), pairs) in ranked {
+    for ((i, j), instructions) in ranked {
         if of_old[i].is_some() || of_new[j].is_some() {
             continue;
         }
         (of_old[i], of_new[j]) = (Some(j), Some(i));
-        let whole = similarity == 1.0 || (count(x, i) == pairs.len() && count(y, j) == pairs.len());
+        let whole = similarity == 1.0 || (count(x, i) == instructions.len() && count(y, j) == instructions.len());
         let step = if whole { EQUAL_BLOCK } else { ALIGNED_BLOCK };
-        blocks.push(((x.blocks[i].0, y.blocks[j].0), step, pairs));
+        blocks.push(BlockMatch { starts: (x.blocks[i].0, y.blocks[j].0), step, instructions });
     }
-    blocks.sort_by_key(|b| b.0);
+    blocks.sort_by_key(|b| b.starts);
     let theirs: std::collections::BTreeSet<(usize, usize)> = y.edges.iter().map(|e| (e.0, e.1)).collect();
     let matched = |e: &&(usize, usize, crate::proto::EdgeType, bool)| {
         of_old[e.0].zip(of_old[e.1]).is_some_and(|ends| theirs.contains(&ends))
