@@ -17,6 +17,7 @@ use crate::hotgraft::{Hotgraft, Profile};
 use crate::{command, root, say};
 
 mod accuracy;
+mod diff;
 mod engine;
 mod signer;
 
@@ -41,6 +42,8 @@ pub struct Options {
 enum What {
     /// How well functions are matched without PDBs, on pairs whose names are known.
     Accuracy(accuracy::Options),
+    /// What a comparison costs on pairs of every size: time, memory, growth, threads.
+    Diff(diff::Options),
     /// Apply, successor and roll back under load on a live process: answers, pauses, and what a redirect costs.
     Engine(engine::Options),
     /// `hotgraft sign` and `verify` on a large image, as a multiple of hashing it.
@@ -54,6 +57,7 @@ enum What {
 pub fn run(options: &Options) -> Result<()> {
     match &options.what {
         Some(What::Accuracy(options)) => return accuracy::run(options),
+        Some(What::Diff(options)) => return diff::run(options),
         Some(What::Engine(options)) => return engine::run(options),
         Some(What::Signer(options)) => return signer::run(options),
         None => {}

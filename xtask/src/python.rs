@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::{command, root, say, tools};
 
 /// The releases that the tests were written against.
-const PACKAGES: [&str; 2] = ["lief==1.0.0", "signify==0.9.3"];
+const PACKAGES: [&str; 4] = ["lief==1.0.0", "signify==0.9.3", "python-binexport==0.4.5", "python-bindiff==0.4.2"];
 
 /// Validators of compliance documents: PyPI.
 const VALIDATORS: [&str; 10] = [
@@ -56,7 +56,7 @@ pub fn validators() -> Result<()> {
 /// # Errors
 /// If it cannot be made, or the packages cannot be had.
 pub fn with_readers() -> Result<PathBuf> {
-    environment(&root::cache().join("tools/python"), &PACKAGES, "import lief, signify")
+    environment(&root::cache().join("tools/python"), &PACKAGES, "import lief, signify, binexport, bindiff")
 }
 
 /// The emulator and the disassembler of the differential execution: test tools only, for the emulator's licence.

@@ -144,7 +144,8 @@ pub enum Format {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  hotgraft diff old.dll new.dll\n  hotgraft diff old.dll new.dll --format html -o report.html\n  \
-                  hotgraft diff old.dll new.dll --explain parse_header"
+                  hotgraft diff old.dll new.dll --explain parse_header\n  \
+                  hotgraft diff old.dll new.dll --binexport out --bindiff out/results.BinDiff"
 )]
 pub struct DiffArgs {
     /// The shipped image.
@@ -162,9 +163,15 @@ pub struct DiffArgs {
     /// Output file; `-` is stdout.
     #[arg(short, long, value_name = "F", default_value = "-")]
     pub output: PathBuf,
-    /// Show one function of both sides, aligned by instruction.
+    /// Show one function of both sides, aligned by block and instruction (text or JSON).
     #[arg(long, value_name = "NAME")]
     pub explain: Option<String>,
+    /// Also write both images as `old_NAME.BinExport` and `new_NAME.BinExport` into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub binexport: Option<PathBuf>,
+    /// Also write the matches as a `.BinDiff` database; its readers want the `.BinExport` files beside it.
+    #[arg(long, value_name = "F")]
+    pub bindiff: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

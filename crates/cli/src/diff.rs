@@ -1,12 +1,13 @@
 //! `hotgraft diff`: compare two builds.
 
+mod explain;
+
 use crate::args::{DiffArgs, DiffFormat};
 use crate::output::{self, Exit, Stop, Terminal};
-use anyhow::Result;
-use hotgraft_diff::align::{Line, LineKind};
+use anyhow::{Context, Result};
+use hotgraft_bindiff::Files;
 use hotgraft_diff::{Comparison, Options, Status, compare, report};
 use hotgraft_program::{PdbChoice, Program};
-use std::fmt::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -31,8 +32,19 @@ pub fn run(args: &DiffArgs, terminal: &Terminal) -> Result<Exit> {
     drop(progress);
     let seconds = started.elapsed().as_secs_f64();
     let exit = if differs(&comparison) { Exit::No } else { Exit::Done };
+    exports(args, &old, &new, &comparison)?;
     if let Some(name) = &args.explain {
-        write_text(&args.output, &explain(&old, &new, &comparison, name)?)?;
+        let found = explain::find(&old, &new, &comparison, name)?;
+        match args.format {
+            DiffFormat::Text => write_text(&args.output, &explain::text(&found))?,
+            DiffFormat::Json => output::write_bytes(&args.output, &output::json(&explain::Document::of(found))?)?,
+            DiffFormat::Html | DiffFormat::Sarif => {
+                return Err(Stop::failed(
+                    "--explain writes text or JSON".to_owned(),
+                    "`--format html` without `--explain` shows every function that differs side by side",
+                ));
+            }
+        }
         return Ok(exit);
     }
     match args.format {
@@ -67,49 +79,23 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
     if path == Path::new("-") { output::print_text(text) } else { output::write_bytes(path, text.as_bytes()) }
 }
 
-/// Both sides of one function, aligned by instruction.
-fn explain(old: &Program, new: &Program, comparison: &Comparison, name: &str) -> Result<String> {
-    let named = |program: &Program, id| hotgraft_diff::label::is_called(program, id, name);
-    let pairs: Vec<_> = comparison
-        .functions
-        .iter()
-        .filter(|p| p.old.is_some_and(|f| named(old, f)) || p.new.is_some_and(|f| named(new, f)))
-        .collect();
-    if pairs.is_empty() {
-        return Err(Stop::failed(
-            format!("neither image has a function named {name}"),
-            "`hotgraft inspect --functions` lists them; functions without a name are called sub_RVA",
-        ));
+/// Writes what BinDiff and its kin read.
+fn exports(args: &DiffArgs, old: &Program, new: &Program, comparison: &Comparison) -> Result<()> {
+    if args.binexport.is_none() && args.bindiff.is_none() {
+        return Ok(());
     }
-    let mut out = String::new();
-    for pair in pairs {
-        let label = pair.old.map(|f| hotgraft_diff::label::function(old, f));
-        let label = label.or(pair.new.map(|f| hotgraft_diff::label::function(new, f))).unwrap_or_default();
-        let evidence = pair.matched.map(|m| format!(", matched by {:?} ({:.2})", m.by, m.score)).unwrap_or_default();
-        let _ = writeln!(out, "{label}: {:?}{evidence}", pair.status);
-        for change in &pair.changes {
-            let _ = writeln!(out, "  {}: {}", change.key, change.text);
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (first, second) = (name(&args.old), name(&args.new));
+    let paths = match &args.binexport {
+        Some(folder) => {
+            std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+            Some((folder.join(format!("old_{first}.BinExport")), folder.join(format!("new_{second}.BinExport"))))
         }
-        if let (Some(a), Some(b)) = (pair.old, pair.new) {
-            for line in hotgraft_diff::align::listing(old, a, new, b) {
-                out.push_str(&side_by_side(&line));
-            }
-        }
-    }
-    Ok(out)
-}
-
-fn side_by_side(line: &Line) -> String {
-    const WIDTH: usize = 58;
-    let (mark, style) = match line.kind {
-        LineKind::Same => (" ", anstyle::Style::new()),
-        LineKind::Changed => ("|", anstyle::AnsiColor::Yellow.on_default()),
-        LineKind::Removed => ("<", anstyle::AnsiColor::Red.on_default()),
-        LineKind::Inserted => (">", anstyle::AnsiColor::Green.on_default()),
+        None => None,
     };
-    let side = |side: &Option<(u32, String)>| {
-        let text = side.as_ref().map(|(rva, text)| format!("{rva:8x}  {text}")).unwrap_or_default();
-        if text.chars().count() > WIDTH { text.chars().take(WIDTH - 1).chain(['…']).collect() } else { text }
-    };
-    format!("{style}{:<WIDTH$} {mark} {}{style:#}\n", side(&line.old), side(&line.new))
+    let files =
+        Files { exports: paths.as_ref().map(|(x, y)| (x.as_path(), y.as_path())), results: args.bindiff.as_deref() };
+    let image = |program, name| hotgraft_bindiff::Image { program, name };
+    hotgraft_bindiff::write_results(image(old, &first), image(new, &second), comparison, &files)?;
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! The command line's contract: exit codes, JSON by schema, nothing half-written, one clear message for bad input.
 
+#[path = "contract/explain.rs"]
+mod explain;
 #[path = "contract/html.rs"]
 mod html;
 #[path = "contract/sarif.rs"]

@@ -93,9 +93,15 @@ impl Judge<'_, '_> {
         let (f, g) = (&old.functions[a.index()], &new.functions[b.index()]);
         let context = Context { home: Some((a, b)), owner: Node::Function(a, b), end_of_home: false };
         f.ranges.len() == g.ranges.len()
-            && f.ranges.iter().zip(&g.ranges).all(|(r, s)| {
+            && f.ranges.iter().zip(&g.ranges).enumerate().all(|(n, (r, s))| {
                 let size = range_size(old, r);
-                r.kind == s.kind && size == range_size(new, s) && self.runs(r.rva, s.rva, size, context, relied)
+                let references = || match n {
+                    0 => (self.m.old.in_entry_range(a), self.m.new.in_entry_range(b)),
+                    _ => (old.references_in(r.rva, r.end()), new.references_in(s.rva, s.end())),
+                };
+                r.kind == s.kind
+                    && size == range_size(new, s)
+                    && self.runs(r.rva, s.rva, size, references(), context, relied)
             })
             && self.unwinds(a, b, relied, |_, _| false)
     }
@@ -143,12 +149,27 @@ impl Judge<'_, '_> {
     }
 
     /// Two runs of bytes of the same size.
-    pub(super) fn runs(&self, a: u32, b: u32, size: u32, context: Context, relied: &mut Vec<Node>) -> bool {
+    pub(super) fn runs_at(&self, a: u32, b: u32, size: u32, context: Context, relied: &mut Vec<Node>) -> bool {
+        let (old, new) = (self.m.old.program, self.m.new.program);
+        let references = (old.references_in(a, a.saturating_add(size)), new.references_in(b, b.saturating_add(size)));
+        self.runs(a, b, size, references, context, relied)
+    }
+
+    /// Two runs of bytes of the same size; the references are those in them, perhaps with some behind them.
+    pub(super) fn runs(
+        &self,
+        a: u32,
+        b: u32,
+        size: u32,
+        references: (&[Reference], &[Reference]),
+        context: Context,
+        relied: &mut Vec<Node>,
+    ) -> bool {
         let (old, new) = (self.m.old.program, self.m.new.program);
         let (Some(x), Some(y)) = (old.image.bytes(a, size as usize), new.image.bytes(b, size as usize)) else {
             return false;
         };
-        let (r, s) = (old.references_in(a, a.saturating_add(size)), new.references_in(b, b.saturating_add(size)));
+        let (r, s) = (before(references.0, a.saturating_add(size)), before(references.1, b.saturating_add(size)));
         masked_equal(x, a, r, y, b, s) && r.iter().zip(s).all(|(r, s)| self.targets(r, s, context, relied).is_ok())
     }
 
@@ -170,7 +191,8 @@ impl Judge<'_, '_> {
                 if x.len() < held as usize || y.len() < held as usize {
                     return significant_size(old, o) == 0 && significant_size(new, p) == 0;
                 }
-                self.runs(o.rva, p.rva, held, context, relied)
+                let references = (self.m.old.references_in_object(a), self.m.new.references_in_object(b));
+                self.runs(o.rva, p.rva, held, references, context, relied)
             }
             // The same bytes may be cut into objects elsewhere, by a reference into them.
             None if !o.writable && !self.m.old.has_identity(a) && !self.m.new.has_identity(b) => {
@@ -312,6 +334,12 @@ pub(crate) fn common_size(old: &Program, o: &Object, new: &Program, p: &Object) 
     let text = |o: &Object| matches!(o.kind, ObjectKind::String | ObjectKind::WideString);
     let padding = larger.extent == Extent::Boundary && (larger.size - size < PADDING || text(o) != text(p));
     (padding && significant_size(program, larger) <= size).then_some(size)
+}
+
+/// Those that stand before `end`.
+fn before(references: &[Reference], end: u32) -> &[Reference] {
+    let behind = references.iter().rev().take_while(|r| r.site >= end).count();
+    &references[..references.len() - behind]
 }
 
 /// Bytes equal except where references stand, and references of the same form at the same places.

@@ -22,6 +22,10 @@ pub(crate) struct Side<'a> {
     pub(crate) callees: Vec<Vec<FunctionId>>,
     /// Per object: true if code or data refers to it.
     pub(crate) referenced: Vec<bool>,
+    /// Per function: the references in its entry range, as positions among all.
+    in_function: Vec<(u32, u32)>,
+    /// Per object: the references it holds, likewise.
+    in_object: Vec<(u32, u32)>,
     codes: Vec<OnceLock<Code>>,
     blocks: OnceLock<FxHashSet<[u8; BLOCK]>>,
 }
@@ -65,21 +69,27 @@ pub(crate) fn hash_of(value: impl Hash) -> u64 {
 
 impl<'a> Side<'a> {
     pub(crate) fn new(program: &'a Program, named: bool) -> Self {
-        let body = program.functions.par_iter().map(|f| {
+        let in_function = positions(program, program.functions.iter().map(|f| (f.rva(), f.ranges[0].end())));
+        let in_object = positions(program, program.objects.iter().map(|o| (o.rva, o.end())));
+        let at = |(first, last): (u32, u32)| &program.references[first as usize..last as usize];
+        let body = program.functions.par_iter().zip(&in_function).map(|(f, span)| {
             let mut hasher = FxHasher::default();
-            for range in &f.ranges {
+            for (n, range) in f.ranges.iter().enumerate() {
                 let size = range_size(program, range);
                 (range.kind as u8, size).hash(&mut hasher);
-                hash_masked(program, range.rva, size, &mut hasher);
+                let references = if n == 0 { at(*span) } else { program.references_in(range.rva, range.end()) };
+                hash_masked(program, range.rva, size, references, &mut hasher);
             }
             hasher.finish()
         });
-        let content = program.objects.par_iter().map(|o| {
+        let content = program.objects.par_iter().zip(&in_object).map(|(o, span)| {
             let mut hasher = FxHasher::default();
             if o.zero_fill {
                 o.size.hash(&mut hasher);
             } else {
-                hash_masked(program, o.rva, significant_size(program, o), &mut hasher);
+                let references = at(*span);
+                let size = significant(program, o, references);
+                hash_masked(program, o.rva, size, references, &mut hasher);
             }
             hasher.finish()
         });
@@ -87,10 +97,18 @@ impl<'a> Side<'a> {
         let mut callers = vec![Vec::new(); program.functions.len()];
         let mut callees = vec![Vec::new(); program.functions.len()];
         let mut referenced = vec![false; program.objects.len()];
+        // References come in the order of the ranges that they stand in.
+        let mut next = 0;
         for reference in &program.references {
+            while program.ranges.get(next).is_some_and(|r| r.0 <= reference.site) {
+                next += 1;
+            }
+            let around = next.checked_sub(1).map(|i| program.ranges[i]);
+            let around = around
+                .filter(|(_, id, n)| program.functions[id.index()].ranges[usize::from(*n)].contains(reference.site));
             match reference.target.entity {
                 Entity::Function(id) | Entity::Fragment(id, _) => {
-                    if let Some((from, _)) = program.function_at(reference.site)
+                    if let Some((_, from, _)) = around
                         && from != id
                     {
                         callers[id.index()].push(from);
@@ -111,7 +129,8 @@ impl<'a> Side<'a> {
             list.dedup();
         }
         let codes = program.functions.iter().map(|_| OnceLock::new()).collect();
-        Side { program, named, body, content, callers, callees, referenced, codes, blocks: OnceLock::new() }
+        let blocks = OnceLock::new();
+        Side { program, named, body, content, callers, callees, referenced, in_function, in_object, codes, blocks }
     }
 
     /// The function's instructions, decoded once when first asked for.
@@ -122,13 +141,21 @@ impl<'a> Side<'a> {
     /// All references of a function's code, range by range.
     pub(crate) fn references_of(&self, id: FunctionId) -> impl Iterator<Item = &'a Reference> + use<'a> {
         let program = self.program;
-        program.functions[id.index()].ranges.iter().flat_map(move |r| program.references_in(r.rva, r.end()))
+        let parts = &program.functions[id.index()].ranges[1..];
+        let more = parts.iter().flat_map(move |r| program.references_in(r.rva, r.end()));
+        self.in_entry_range(id).iter().chain(more)
+    }
+
+    /// The references in the entry range of a function.
+    pub(crate) fn in_entry_range(&self, id: FunctionId) -> &'a [Reference] {
+        let (first, last) = self.in_function[id.index()];
+        &self.program.references[first as usize..last as usize]
     }
 
     /// The references an object holds.
     pub(crate) fn references_in_object(&self, id: ObjectId) -> &'a [Reference] {
-        let o = &self.program.objects[id.index()];
-        self.program.references_in(o.rva, o.end())
+        let (first, last) = self.in_object[id.index()];
+        &self.program.references[first as usize..last as usize]
     }
 
     /// Bytes in the file of an object; empty if it is zero filled.
@@ -185,9 +212,13 @@ impl<'a> Side<'a> {
 
 /// Bytes of an object without trailing zeros that hold no reference: what counts when only a boundary is known.
 pub(crate) fn significant_size(program: &Program, o: &Object) -> u32 {
+    significant(program, o, program.references_in(o.rva, o.end()))
+}
+
+fn significant(program: &Program, o: &Object, references: &[Reference]) -> u32 {
     let bytes = if o.zero_fill { &[] } else { program.image.bytes(o.rva, o.size as usize).unwrap_or(&[]) };
     let data = bytes.iter().rposition(|b| *b != 0).map_or(0, |p| p as u32 + 1);
-    let reference = program.references_in(o.rva, o.end()).last().map_or(0, |r| r.site - o.rva + u32::from(r.width));
+    let reference = references.last().map_or(0, |r| r.site - o.rva + u32::from(r.width));
     data.max(reference).min(o.size)
 }
 
@@ -211,10 +242,26 @@ fn pieces(program: &Program, rva: u32, size: u32) -> impl Iterator<Item = [u8; B
     })
 }
 
-fn hash_masked(program: &Program, rva: u32, size: u32, hasher: &mut FxHasher) {
+/// The references between each two addresses, which are sorted by the first, as positions among all.
+fn positions(program: &Program, runs: impl Iterator<Item = (u32, u32)>) -> Vec<(u32, u32)> {
+    let all = &program.references;
+    let mut next = 0;
+    let of = |(start, end): (u32, u32)| {
+        while next < all.len() && all[next].site < start {
+            next += 1;
+        }
+        let length = all[next..].iter().take_while(|r| r.site < end).count();
+        (next as u32, (next + length) as u32)
+    };
+    runs.map(of).collect()
+}
+
+/// Hashes a run of bytes; `references` are those in it, perhaps with some behind it.
+fn hash_masked(program: &Program, rva: u32, size: u32, references: &[Reference], hasher: &mut FxHasher) {
     let Some(bytes) = program.image.bytes(rva, size as usize) else { return };
+    let end = rva.saturating_add(size);
     let mut at = 0usize;
-    for reference in program.references_in(rva, rva.saturating_add(size)) {
+    for reference in references.iter().take_while(|r| r.site < end) {
         let offset = (reference.site - rva) as usize;
         let end = (offset + usize::from(reference.width)).min(bytes.len());
         if offset < at {

@@ -5,6 +5,7 @@
 //! then the account of every byte.
 
 mod functions;
+mod lookup;
 mod names;
 mod objects;
 mod pieces;
@@ -68,31 +69,35 @@ pub fn program(image: Image, pdb: Option<Pdb>) -> Result<Program> {
         conflicts: Vec::new(),
     };
     objects::link(&mut program, &found.tables, &pdb);
+    let lookup = lookup::Lookup::new(&program);
     for access in &found.accesses {
-        let Some(object) = program.object_at(access.rva).map(|id| &program.objects[id.index()]) else { continue };
+        let Some(object) = lookup.object_at(&program, access.rva).map(|id| &program.objects[id.index()]) else {
+            continue;
+        };
         if u64::from(access.rva) + u64::from(access.size) > u64::from(object.end()) {
             let text =
                 format!("code reads or writes {} bytes over the end of an object at {:#x}", access.size, object.end());
             conflicts.push((access.rva, text));
         }
     }
-    program.references = raw.par_iter().map(|r| references::resolve(&program, r)).collect();
+    program.references = raw.par_iter().map(|r| references::resolve(&program, &lookup, r)).collect();
     for i in 0..program.unwind.len() {
         let (start, end) = (program.unwind[i].info, program.unwind[i].info.saturating_add(program.unwind[i].size));
         program.unwind[i].references = program.references_in(start, end).to_vec();
     }
     functions::link_unwind(&mut program, &unwind.code_targets);
-    program.spans = spans::account(&program, &raw);
-    let kinds: Vec<_> = {
-        let covered = spans::Covered::new(&program, &raw);
-        (0..program.functions.len())
-            .into_par_iter()
-            .map(|i| {
-                let entry = program.functions[i].ranges[0];
-                code::entry_kind(&program.image, entry, &found.facts[i], &|rva| covered.contains(rva))
-            })
-            .collect()
+    let (spans, kinds): (_, Vec<_>) = {
+        let covered = spans::Covered::new(&program, &lookup, &raw);
+        let kind = |i: usize| {
+            let entry = program.functions[i].ranges[0];
+            code::entry_kind(&program.image, entry, &found.facts[i], &|rva| covered.contains(rva))
+        };
+        rayon::join(
+            || spans::account(&program, &covered),
+            || (0..program.functions.len()).into_par_iter().map(kind).collect(),
+        )
     };
+    program.spans = spans;
     for (function, kind) in program.functions.iter_mut().zip(kinds) {
         function.entry_kind = kind;
     }

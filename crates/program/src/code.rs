@@ -20,12 +20,13 @@ mod local;
 mod needs;
 mod sorted_map;
 mod tables;
+mod taint;
 mod transfer;
 mod trial;
 mod values;
 pub(crate) mod x64;
 
-pub use access::{Access, accesses};
+pub use access::Access;
 pub use analysis::{Context, analyse, analyse_function};
 pub use cfg::{Block, Cfg, EdgeKind, Exit};
 pub use counted::is_counted;
@@ -268,6 +269,8 @@ pub struct CodeFacts {
     pub instructions: Vec<u32>,
     /// Every byte of the range, sorted, without gaps.
     pub spans: Vec<CodeSpan>,
+    /// The memory operands with fixed addresses, in the order of the code.
+    pub accesses: Vec<Access>,
     /// Whatever could not be understood, by RVA.
     pub problems: Vec<Problem>,
 }

@@ -143,7 +143,17 @@ impl Program {
 
     /// What `rva` means: code first, then import slot, then object; where none of these lies, the end of an object.
     pub fn resolve(&self, rva: u32) -> Target {
-        if let Some((id, n)) = self.function_at(rva) {
+        self.resolve_by(rva, |rva| self.function_at(rva), |rva| self.objects.partition_point(|o| o.rva <= rva))
+    }
+
+    /// The same with look-ups of choice: the function at an address, and the position of the first object behind it.
+    pub(crate) fn resolve_by(
+        &self,
+        rva: u32,
+        function_at: impl Fn(u32) -> Option<(FunctionId, u16)>,
+        object_behind: impl Fn(u32) -> usize,
+    ) -> Target {
+        if let Some((id, n)) = function_at(rva) {
             let start = self.functions[id.index()].ranges[n as usize].rva;
             let entity = if n == 0 { Entity::Function(id) } else { Entity::Fragment(id, n) };
             return Target { entity, addend: i64::from(rva) - i64::from(start) };
@@ -151,11 +161,13 @@ impl Program {
         if let Some(id) = self.import_at(rva) {
             return Target { entity: Entity::Import(id), addend: i64::from(rva - self.imports[id.index()].slot) };
         }
-        if let Some(id) = self.object_at(rva) {
-            return Target { entity: Entity::Object(id), addend: i64::from(rva - self.objects[id.index()].rva) };
+        let upto = &self.objects[..object_behind(rva)];
+        if let Some(object) = upto.last().filter(|o| o.contains(rva)) {
+            let id = ObjectId::from(upto.len() - 1);
+            return Target { entity: Entity::Object(id), addend: i64::from(rva - object.rva) };
         }
         // One past the last byte of an object, where nothing else begins: the end pointer of a table.
-        let before = self.objects.partition_point(|o| o.rva < rva).checked_sub(1);
+        let before = upto.iter().rposition(|o| o.rva < rva);
         if let Some(i) = before.filter(|&i| self.objects[i].end() == rva) {
             return Target { entity: Entity::Object(ObjectId::from(i)), addend: self.objects[i].size.into() };
         }
@@ -240,9 +252,13 @@ impl Program {
 
     /// References whose site lies in `[start, end)`.
     pub fn references_in(&self, start: u32, end: u32) -> &[Reference] {
-        let a = self.references.partition_point(|r| r.site < start);
-        let b = self.references.partition_point(|r| r.site < end);
-        &self.references[a..b.max(a)]
+        let rest = &self.references[self.references.partition_point(|r| r.site < start)..];
+        // Mostly few of a great many: look for the end close by first.
+        let mut near = 8;
+        while near < rest.len() && rest[near].site < end {
+            near *= 2;
+        }
+        &rest[..rest[..near.min(rest.len())].partition_point(|r| r.site < end)]
     }
 
     /// Source position of an instruction.

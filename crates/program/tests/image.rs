@@ -292,7 +292,7 @@ fn filler_that_something_points_into_is_not_padding() {
 }
 
 #[test]
-fn without_a_pdb_breakpoints_before_an_aligned_address_end_a_function() {
+fn without_a_pdb_filler_before_an_aligned_address_ends_a_function() {
     let functions = |code: &[u8]| {
         let mut pe = Pe::new();
         pe.entry_point = 0x1000;
@@ -309,11 +309,24 @@ fn without_a_pdb_breakpoints_before_an_aligned_address_end_a_function() {
     assert_eq!(functions(&padded(&[0xc3])), [0x1000, 0x1010]);
     // jz 0x1010; ret
     assert_eq!(functions(&padded(&[0x74, 0x0e, 0xc3])), [0x1000]);
-    // Filler up to an address that is not aligned, and no-ops as filler.
-    assert_eq!(functions(&[0xc3, 0xcc, 0xcc, 0x31, 0xc0, 0xc3]), [0x1000]);
+    // No-ops as filler, and several functions in a row.
     let mut code = padded(&[0xc3]);
     code[1..16].fill(0x90);
+    assert_eq!(functions(&code), [0x1000, 0x1010]);
+    let row: Vec<u8> = (0..100).flat_map(|_| padded(&[0xc3])[..16].to_vec()).collect();
+    assert_eq!(functions(&row).len(), 100);
+    // No filler is needed where control does not run on.
+    let mut code = vec![0x90; 15];
+    code.extend_from_slice(&[0xc3, 0x31, 0xc0, 0xc3]);
+    assert_eq!(functions(&code), [0x1000, 0x1010]);
+    // nop runs into the aligned address.
+    let mut code = vec![0x90; 16];
+    code.extend_from_slice(&[0x31, 0xc0, 0xc3]);
     assert_eq!(functions(&code), [0x1000]);
+    // Filler up to an address that is not aligned.
+    assert_eq!(functions(&[0xc3, 0xcc, 0xcc, 0x31, 0xc0, 0xc3]), [0x1000]);
+    // jmp rdx, which may lead anywhere.
+    assert_eq!(functions(&padded(&[0x48, 0x31, 0xd2, 0x48, 0x31, 0xca, 0xff, 0xe2])), [0x1000]);
 }
 
 /// Code that does one thing to each address: `lea rax`, or reads 4, 8 or 16 bytes of it.

@@ -15,6 +15,7 @@ use crate::command;
 use crate::hotgraft::{Hotgraft, Profile};
 use crate::say;
 use pairs::Pair;
+pub use pairs::{Release, sources};
 
 /// Worst cases to name.
 const WORST: usize = 10;

@@ -25,7 +25,7 @@ impl Judge<'_, '_> {
         let (least, most) = (n.min(k), n.max(k));
         if is_constant_run(old.program, x.0, most)
             && is_constant_run(new.program, y.0, most)
-            && self.runs(x.0, y.0, most, context, relied)
+            && self.runs_at(x.0, y.0, most, context, relied)
         {
             return true;
         }
@@ -37,7 +37,7 @@ impl Judge<'_, '_> {
         let mut same = 0;
         while same < least {
             let size = PIECE.min(least - same);
-            if !self.runs(x.0 + same, y.0 + same, size, context, relied) {
+            if !self.runs_at(x.0 + same, y.0 + same, size, context, relied) {
                 break;
             }
             same += size;
@@ -63,7 +63,7 @@ impl Judge<'_, '_> {
             return size == reads(&m.new, b, y.0.site)
                 && is_constant_run(m.old.program, x.0.rva, u32::from(size))
                 && is_constant_run(m.new.program, y.0.rva, u32::from(size))
-                && self.runs(x.0.rva, y.0.rva, u32::from(size), within, relied);
+                && self.runs_at(x.0.rva, y.0.rva, u32::from(size), within, relied);
         }
         x.0.target.addend != y.0.target.addend && self.regions((x.0.rva, x.1), (y.0.rva, y.1), within, relied)
     }

@@ -16,7 +16,8 @@ use crate::comparison::{Match, Rung};
 use crate::modules::ModuleNumbers;
 use crate::options::Options;
 use crate::side::{Side, hash_of};
-use hotgraft_program::{Entity, FunctionId, ImportId, ObjectId, Program, Target};
+use hotgraft_program::{Entity, FunctionId, ImportId, ObjectId, Program, Reference, Target};
+use std::sync::OnceLock;
 
 /// Both programs, what has been matched so far, and what the rungs share.
 pub(crate) struct Matches<'a> {
@@ -26,7 +27,12 @@ pub(crate) struct Matches<'a> {
     pub(crate) functions: Pairs<FunctionId>,
     pub(crate) objects: Pairs<ObjectId>,
     pub(crate) imports: Pairs<ImportId>,
+    /// Per old function: what [`crate::align::reference_pairs`] says of it and its match, which stays the same.
+    aligned: Vec<OnceLock<ReferencePairs<'a>>>,
 }
+
+/// References that stand at the same place of two functions.
+type ReferencePairs<'a> = Vec<(&'a Reference, &'a Reference)>;
 
 /// One-to-one pairs, looked up from either side.
 pub(crate) struct Pairs<Id> {
@@ -157,6 +163,7 @@ impl<'a> Matches<'a> {
             functions: Pairs::new(old.functions.len(), new.functions.len()),
             objects: Pairs::new(old.objects.len(), new.objects.len()),
             imports: Pairs::new(old.imports.len(), new.imports.len()),
+            aligned: old.functions.iter().map(|_| OnceLock::new()).collect(),
         };
         anchors::imports(&mut m);
         if m.old.named {
@@ -214,6 +221,11 @@ impl<'a> Matches<'a> {
             (Entity::ImageBase, _) => Some(hash_of((6u8, addend))),
             (Entity::Unknown, _) => None,
         }
+    }
+
+    /// The references that stand at the same place of two functions that are matched.
+    fn aligned(&self, a: FunctionId, b: FunctionId) -> &[(&'a Reference, &'a Reference)] {
+        self.aligned[a.index()].get_or_init(|| crate::align::reference_pairs(&self.old, a, &self.new, b))
     }
 
     pub(crate) fn side(&self, which: Which) -> &Side<'a> {

@@ -97,7 +97,7 @@ fn function_votes(m: &Matches<'_>, a: FunctionId, b: FunctionId, trust: Trust) -
             vote(m, x, y, &mut votes);
         }
     } else if trust == Trust::Aligned {
-        for (x, y) in align::reference_pairs(&m.old, a, &m.new, b) {
+        for (x, y) in m.aligned(a, b) {
             vote(m, x, y, &mut votes);
         }
     } else {

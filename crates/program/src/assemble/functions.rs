@@ -14,7 +14,7 @@ use crate::program::Program;
 use crate::reference::Form;
 use crate::unwind::{CodeTarget, CodeTargetKind, UnwindInfo, UnwindTable};
 use rayon::prelude::*;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rounds of finding functions through the code of those found before.
@@ -46,6 +46,10 @@ struct Finder<'a> {
     exact: Vec<(u32, u32, u32)>,
     /// Entries that turned out to be data.
     dropped: BTreeSet<u32>,
+    /// Targets that code was found to lead to, and in which way: the second time says nothing new.
+    followed: FxHashSet<(u32, u16)>,
+    /// Entries that came or went since ranges were last made.
+    moved: Vec<u32>,
 }
 
 /// Finds functions and reads their code.
@@ -58,7 +62,15 @@ pub fn find(
     names: &Names<'_>,
     conflicts: &mut Vec<Conflict>,
 ) -> Found {
-    let mut finder = Finder { image, pdb, seeds: BTreeMap::new(), exact: Vec::new(), dropped: BTreeSet::new() };
+    let mut finder = Finder {
+        image,
+        pdb,
+        seeds: BTreeMap::new(),
+        exact: Vec::new(),
+        dropped: BTreeSet::new(),
+        followed: FxHashSet::default(),
+        moved: Vec::new(),
+    };
     finder.procedures();
     finder.runtime_functions(unwind, conflicts);
     finder.settle(conflicts);
@@ -78,11 +90,12 @@ pub fn find(
     boundaries.dedup();
 
     let mut known: BTreeMap<u32, (Vec<CodeRange>, Vec<CodeFacts>)> = BTreeMap::new();
+    finder.moved = finder.seeds.keys().copied().collect();
     for round in 0..=ROUND_LIMIT {
-        let layout = finder.layout();
-        known.retain(|entry, _| finder.seeds.contains_key(entry));
+        let layout = finder.affected();
         let stale: Vec<(u32, Vec<CodeRange>)> = layout
             .into_iter()
+            .filter_map(|entry| Some((entry, finder.ranges(entry)?)))
             .filter(|(entry, ranges)| known.get(entry).is_none_or(|(before, _)| before != ranges))
             .collect();
         let read: Vec<(u32, Vec<CodeRange>, Vec<CodeFacts>)> = stale
@@ -119,6 +132,9 @@ impl Finder<'_> {
         let new = !self.seeds.contains_key(&rva);
         let seed = self.seeds.entry(rva).or_default();
         seed.evidence |= evidence;
+        if new {
+            self.moved.push(rva);
+        }
         new
     }
 
@@ -333,35 +349,40 @@ impl Finder<'_> {
         }
     }
 
-    /// Ranges of all functions. A function without a known size reaches up to the next border.
-    fn layout(&self) -> Vec<(u32, Vec<CodeRange>)> {
-        let starts: Vec<u32> = self.seeds.keys().copied().collect();
-        let mut out = Vec::with_capacity(starts.len());
-        for (i, (&rva, seed)) in self.seeds.iter().enumerate() {
-            let end = match self.exact_at(rva) {
-                Some((start, end, _)) if start == rva => end,
-                _ => {
-                    let section = self.image.section_at(rva).map_or(rva, |s| s.rva + s.size);
-                    let next = starts.get(i + 1).copied().unwrap_or(section);
-                    let exact = self.exact.partition_point(|e| e.0 <= rva);
-                    let exact = self.exact.get(exact).map_or(section, |e| e.0);
-                    section.min(next).min(exact).min(self.contribution_end(rva).unwrap_or(section))
-                }
-            };
-            let mut ranges = vec![CodeRange { rva, size: end - rva, kind: RangeKind::Entry }];
-            let mut parts = seed.parts.clone();
-            for part in &mut parts {
-                let end = self.exact_at(part.rva).map_or(part.rva, |e| e.1);
-                part.size = end - part.rva;
-            }
-            parts.retain(|p| p.size != 0);
-            parts.sort_unstable_by_key(|p| p.rva);
-            ranges.extend(parts);
-            if ranges[0].size != 0 {
-                out.push((rva, ranges));
-            }
+    /// Entries whose ranges may be others than before, sorted: those that came, and those before one that came or went.
+    fn affected(&mut self) -> Vec<u32> {
+        let mut out: Vec<u32> = Vec::with_capacity(2 * self.moved.len());
+        for rva in std::mem::take(&mut self.moved) {
+            out.extend(self.seeds.range(..=rva).rev().take(2).map(|s| *s.0));
         }
+        out.sort_unstable();
+        out.dedup();
         out
+    }
+
+    /// Ranges of a function. Without a known size it reaches up to the next border.
+    fn ranges(&self, rva: u32) -> Option<Vec<CodeRange>> {
+        let seed = self.seeds.get(&rva)?;
+        let end = match self.exact_at(rva) {
+            Some((start, end, _)) if start == rva => end,
+            _ => {
+                let section = self.image.section_at(rva).map_or(rva, |s| s.rva + s.size);
+                let next = self.seeds.range(rva.saturating_add(1)..).next().map_or(section, |s| *s.0);
+                let exact = self.exact.partition_point(|e| e.0 <= rva);
+                let exact = self.exact.get(exact).map_or(section, |e| e.0);
+                section.min(next).min(exact).min(self.contribution_end(rva).unwrap_or(section))
+            }
+        };
+        let mut ranges = Vec::with_capacity(1 + seed.parts.len());
+        ranges.push(CodeRange { rva, size: end - rva, kind: RangeKind::Entry });
+        ranges.extend_from_slice(&seed.parts);
+        for part in &mut ranges[1..] {
+            let end = self.exact_at(part.rva).map_or(part.rva, |e| e.1);
+            part.size = end - part.rva;
+        }
+        ranges.retain(|r| r.rva == rva || r.size != 0);
+        ranges[1..].sort_unstable_by_key(|p| p.rva);
+        (ranges[0].size != 0).then_some(ranges)
     }
 
     fn contribution_end(&self, rva: u32) -> Option<u32> {
@@ -375,7 +396,8 @@ impl Finder<'_> {
         let mut grown = false;
         for f in facts {
             for &target in &f.calls {
-                if !self.is_code(target) {
+                let kind = (target, Evidence::CALL_TARGET.bits());
+                if self.followed.contains(&kind) || !self.is_code(target) {
                     continue;
                 }
                 match self.exact_at(target) {
@@ -387,60 +409,71 @@ impl Finder<'_> {
                             ));
                         }
                     }
-                    _ => grown |= self.add(target, Evidence::CALL_TARGET),
+                    _ => {
+                        grown |= self.add(target, Evidence::CALL_TARGET);
+                        self.followed.insert(kind);
+                    }
                 }
             }
             let addresses = f.references.iter().filter(|r| matches!(r.form, Form::RipRelative | Form::Absolute));
             let jumps = f.tail_jumps.iter().map(|&t| (t, Evidence::JUMP_TARGET));
             let weak = jumps.chain(addresses.map(|r| (r.rva, Evidence::CODE_REFERENCE)));
             for (target, evidence) in weak {
-                if !self.is_code(target) {
+                let kind = (target, evidence.bits());
+                if self.followed.contains(&kind) || !self.is_code(target) {
                     continue;
                 }
                 if let Some(seed) = self.seeds.get_mut(&target) {
                     seed.evidence |= evidence;
                 } else if !self.inside(target) {
                     grown |= self.add(target, evidence);
+                } else {
+                    continue;
                 }
+                self.followed.insert(kind);
             }
         }
         grown
     }
 
     /// Without a PDB, a function that nothing names and that has no unwind data seems to belong to the one before it. It
-    /// is told apart by breakpoints as filler up to an aligned address that no branch before them leads behind.
+    /// is told apart by an aligned address that control does not run into and that no branch before it leads to or behind:
+    /// whatever stands there, the code before cannot reach it.
     fn split(&mut self, ranges: &[CodeRange], facts: &[CodeFacts]) -> bool {
         const ALIGNMENT: u32 = 16;
         let (Some(range), Some(facts)) = (ranges.first(), facts.first()) else { return false };
         if self.is_told() || self.exact_at(range.rva).is_some() {
             return false;
         }
-        let mut furthest = range.rva;
-        let mut instructions = facts.instructions.iter().copied().peekable();
-        for pair in facts.spans.windows(2) {
-            let (span, next) = (pair[0], pair[1]);
-            let bytes = self.image.bytes(span.rva, span.size as usize).unwrap_or_default();
-            while let Some(rva) = instructions.next_if(|rva| *rva < next.rva) {
-                let code = bytes.get(rva.wrapping_sub(span.rva) as usize..).unwrap_or_default();
-                if let Some(code::Flow::Branch(to) | code::Flow::ConditionalBranch(to)) =
-                    code::decode_at(code, rva).map(|i| i.flow)
-                    && range.contains(to)
-                {
-                    furthest = furthest.max(to);
-                }
-            }
-            let filler = span.kind == code::CodeSpanKind::Padding && bytes.iter().all(|b| *b == 0xcc);
-            if filler
-                && next.kind == code::CodeSpanKind::Code
-                && next.rva % ALIGNMENT == 0
-                && furthest < next.rva
-                && facts.jump_tables.iter().all(|t| t.jump >= next.rva)
-                && !self.dropped.contains(&next.rva)
+        let Some(bytes) = self.image.bytes(range.rva, range.size as usize) else { return false };
+        // A jump that is not understood may lead anywhere.
+        let lost = |p: &crate::function::Problem| p.key.starts_with("code.indirect_jump.");
+        let mut grown = false;
+        let (mut start, mut furthest) = (range.rva, range.rva);
+        let (mut end, mut runs_on) = (range.rva, true);
+        for &rva in &facts.instructions {
+            let Some(code) = bytes.get(rva.wrapping_sub(range.rva) as usize..) else { break };
+            let Some(decoded) = code::decode_at(code, rva) else { break };
+            let between = bytes.get((end - range.rva) as usize..(rva - range.rva) as usize).unwrap_or_default();
+            let apart = if between.is_empty() { !runs_on } else { code::filler_length(between) == between.len() };
+            if apart
+                && rva % ALIGNMENT == 0
+                && furthest < rva
+                && !facts.jump_tables.iter().any(|t| (start..rva).contains(&t.jump))
+                && !facts.problems.iter().any(|p| lost(p) && (start..rva).contains(&p.rva))
+                && !self.dropped.contains(&rva)
             {
-                return self.add(next.rva, Evidence::empty());
+                grown |= self.add(rva, Evidence::empty());
+                (start, furthest) = (rva, rva);
             }
+            if let code::Flow::Branch(to) | code::Flow::ConditionalBranch(to) = decoded.flow
+                && range.contains(to)
+            {
+                furthest = furthest.max(to);
+            }
+            (end, runs_on) = (rva + u32::from(decoded.length), decoded.flow.falls_through());
         }
-        false
+        grown
     }
 
     /// True if `rva` lies in a known function, however its end is known.
@@ -473,7 +506,11 @@ impl Finder<'_> {
         for entry in &bad {
             self.seeds.remove(entry);
             self.dropped.insert(*entry);
+            self.moved.push(*entry);
             known.remove(entry);
+        }
+        if !bad.is_empty() {
+            self.followed.clear();
         }
         !bad.is_empty()
     }

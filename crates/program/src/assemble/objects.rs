@@ -47,6 +47,8 @@ struct Finder<'a> {
     by_rva: FxHashMap<u32, usize>,
     publics: FxHashMap<u32, &'a str>,
     public_by_name: FxHashMap<&'a str, u32>,
+    /// See [`parts`].
+    parts: Vec<(u32, u32)>,
 }
 
 /// Finds all objects. `raw` holds all references, sorted by site.
@@ -74,7 +76,8 @@ pub fn find(
         publics.entry(p.rva).or_insert(&p.name);
     }
     let public_by_name = pdb.publics.iter().map(|p| (p.name.as_str(), p.rva)).collect();
-    let finder = Finder { image, pdb, directories, symbols, by_rva, publics, public_by_name };
+    let parts = parts(found);
+    let finder = Finder { image, pdb, directories, symbols, by_rva, publics, public_by_name, parts };
 
     let known = disjoint(finder.known(unwind, found), conflicts);
     let borders = finder.borders(raw, &found.accesses);
@@ -303,7 +306,7 @@ impl Finder<'_> {
         }
         if section.is_executable() {
             // Code is not data, and what is neither is left to the account of bytes unless something refers to it.
-            let code = function_overlaps(found, start, end);
+            let code = self.is_function(found, start, end);
             let filler = crate::code::filler_length(bytes) == bytes.len();
             if code || filler || !from.begins {
                 return;
@@ -327,6 +330,14 @@ impl Finder<'_> {
             piece = Piece { end: start + size, extent: Extent::Exact, kind, ..piece };
         }
         out.push(piece);
+    }
+
+    /// True if a function has code there.
+    fn is_function(&self, found: &Found, start: u32, end: u32) -> bool {
+        let before = found.functions.partition_point(|f| f.rva() < end).checked_sub(1);
+        let part = self.parts.partition_point(|p| p.0 < end).checked_sub(1);
+        before.is_some_and(|i| found.functions[i].ranges[0].end() > start)
+            || part.is_some_and(|i| self.parts[i].1 > start)
     }
 
     fn ends_something(&self, rva: u32, out: &[Piece]) -> bool {
@@ -383,16 +394,17 @@ impl Finder<'_> {
     }
 }
 
-fn function_overlaps(found: &Found, start: u32, end: u32) -> bool {
-    // Functions are sorted by entry, parts are few: look at the entry ranges around first.
-    let i = found.functions.partition_point(|f| f.rva() < end);
-    let entry = i.checked_sub(1).is_some_and(|i| found.functions[i].ranges[0].end() > start);
-    entry
-        || found
-            .functions
-            .iter()
-            .filter(|f| f.ranges.len() > 1)
-            .any(|f| f.ranges[1..].iter().any(|r| r.rva < end && r.end() > start))
+/// First bytes of the parts of functions beside their entry ranges, and the furthest end up to each, sorted.
+fn parts(found: &Found) -> Vec<(u32, u32)> {
+    let parts = found.functions.iter().flat_map(|f| &f.ranges[1..]);
+    let mut out: Vec<(u32, u32)> = parts.map(|r| (r.rva, r.end())).collect();
+    out.sort_unstable();
+    let mut furthest = 0;
+    for (_, end) in &mut out {
+        furthest = furthest.max(*end);
+        *end = furthest;
+    }
+    out
 }
 
 fn is_text_type(type_name: &str) -> bool {

@@ -1,5 +1,6 @@
 //! Every field that holds an address, and what the address means.
 
+use super::lookup::Lookup;
 use super::objects::Objects;
 use super::{Conflict, Found, rtti};
 use crate::code::RawReference;
@@ -10,6 +11,7 @@ use crate::pe::Directories;
 use crate::program::Program;
 use crate::reference::{Form, Reference};
 use crate::unwind::UnwindTable;
+use rayon::prelude::*;
 
 /// Fields under base relocations and the RVAs they hold, by field. Pointers out of the image are reported and left out.
 pub fn pointers(image: &Image, conflicts: &mut Vec<Conflict>) -> Vec<(u32, u32)> {
@@ -33,6 +35,8 @@ pub fn collect(
     found: &Found,
 ) -> Vec<RawReference> {
     let mut out: Vec<RawReference> = Vec::new();
+    let of_code: usize = found.facts.iter().flatten().map(|f| f.references.len()).sum();
+    out.reserve(of_code + pointers.len() + directories.references.len() + unwind.references.len());
     out.extend(found.facts.iter().flatten().flat_map(|f| &f.references));
     out.extend(&directories.references);
     out.extend(&unwind.references);
@@ -41,7 +45,7 @@ pub fn collect(
     for table in &found.tables {
         out.extend(&table.references);
     }
-    out.sort_by_key(key);
+    out.par_sort_by_key(key);
     out.dedup();
     out
 }
@@ -74,7 +78,7 @@ fn key(r: &RawReference) -> (u32, u8, u8, u32, u32) {
 
 /// Sorts by site and keeps one reference per field; fields that hold two addresses are reported.
 pub fn sort(raw: &mut Vec<RawReference>, conflicts: &mut Vec<Conflict>) {
-    raw.sort_by_key(key);
+    raw.par_sort_by_key(key);
     raw.dedup_by(|later, kept| {
         if later.site != kept.site {
             return false;
@@ -88,7 +92,9 @@ pub fn sort(raw: &mut Vec<RawReference>, conflicts: &mut Vec<Conflict>) {
 }
 
 /// What a field means.
-pub fn resolve(program: &Program, r: &RawReference) -> Reference {
+pub fn resolve(program: &Program, lookup: &Lookup, r: &RawReference) -> Reference {
+    let resolve =
+        |rva| program.resolve_by(rva, |rva| lookup.function_at(program, rva), |rva| lookup.object_behind(program, rva));
     let reference =
         |target| Reference { site: r.site, width: r.width, form: r.form, origin: r.origin, rva: r.rva, target };
     // The second field of a RUNTIME_FUNCTION is the end of what the first field begins; another function may start
@@ -99,10 +105,10 @@ pub fn resolve(program: &Program, r: &RawReference) -> Reference {
         && let Some(begin) = program.image.u32(table.0 + offset - 4)
         && begin < r.rva
     {
-        let start = program.resolve(begin);
+        let start = resolve(begin);
         if matches!(start.entity, Entity::Function(_) | Entity::Fragment(..)) {
             return reference(Target { addend: start.addend + i64::from(r.rva - begin), ..start });
         }
     }
-    reference(program.resolve(r.rva))
+    reference(resolve(r.rva))
 }

@@ -1,11 +1,12 @@
 //! The account of every byte.
 
+use super::lookup::Lookup;
 use crate::code::{RawReference, filler_length};
 use crate::program::{Program, Span, SpanKind};
+use rayon::prelude::*;
 
 /// Classifies every byte of every section.
-pub fn account(program: &Program, raw: &[RawReference]) -> Vec<Span> {
-    let covered = Covered::new(program, raw);
+pub fn account(program: &Program, covered: &Covered<'_>) -> Vec<Span> {
     let mut known: Vec<Span> = Vec::with_capacity(program.ranges.len() + program.objects.len());
     for f in &program.functions {
         known.extend(f.ranges.iter().map(|r| Span { rva: r.rva, size: r.size, kind: SpanKind::Code }));
@@ -29,7 +30,7 @@ pub fn account(program: &Program, raw: &[RawReference]) -> Vec<Span> {
                     push(&mut out, at, stop, SpanKind::Code);
                     at = stop;
                 }
-                gap(program, &covered, at, span.rva, section.is_executable(), &mut out);
+                gap(program, covered, at, span.rva, section.is_executable(), &mut out);
                 at = span.rva;
             }
             let stop = (span.rva + span.size).min(end);
@@ -46,7 +47,7 @@ pub fn account(program: &Program, raw: &[RawReference]) -> Vec<Span> {
             push(&mut out, at, resume.min(end), SpanKind::Code);
             at = resume.min(end);
         }
-        gap(program, &covered, at, end, section.is_executable(), &mut out);
+        gap(program, covered, at, end, section.is_executable(), &mut out);
     }
     out
 }
@@ -78,26 +79,28 @@ fn gap(program: &Program, covered: &Covered<'_>, start: u32, end: u32, executabl
 /// Which bytes belong to something or are referred to.
 pub struct Covered<'a> {
     program: &'a Program,
+    lookup: &'a Lookup,
     targets: Vec<u32>,
 }
 
 impl<'a> Covered<'a> {
     /// Takes all addresses that fields hold.
-    pub fn new(program: &'a Program, raw: &[RawReference]) -> Self {
+    pub fn new(program: &'a Program, lookup: &'a Lookup, raw: &[RawReference]) -> Self {
+        let table = program.image.directories.get(3).copied().unwrap_or_default();
         let ends = |r: &RawReference| {
             // The end of a runtime function refers to no byte.
-            let table = program.image.directories.get(3).copied().unwrap_or_default();
             r.site.checked_sub(table.0).is_some_and(|d| d < table.1 && d % 12 == 4)
         };
         let mut targets: Vec<u32> = raw.iter().filter(|r| !ends(r)).map(|r| r.rva).collect();
-        targets.sort_unstable();
+        targets.par_sort_unstable();
         targets.dedup();
         // The end of an object may be named without meaning the byte behind it.
         targets.retain(|&rva| {
-            let i = program.objects.partition_point(|o| o.rva < rva);
-            !(i.checked_sub(1).is_some_and(|i| program.objects[i].end() == rva) && program.object_at(rva).is_none())
+            let upto = &program.objects[..lookup.object_behind(program, rva)];
+            let inside = upto.last().is_some_and(|o| o.contains(rva));
+            inside || upto.iter().rfind(|o| o.rva < rva).is_none_or(|o| o.end() != rva)
         });
-        Covered { program, targets }
+        Covered { program, lookup, targets }
     }
 
     /// First referenced address in a range.
@@ -108,8 +111,8 @@ impl<'a> Covered<'a> {
 
     /// True if a byte belongs to a function or object or is referred to.
     pub fn contains(&self, rva: u32) -> bool {
-        self.program.function_at(rva).is_some()
-            || self.program.object_at(rva).is_some()
+        self.lookup.function_at(self.program, rva).is_some()
+            || self.lookup.object_at(self.program, rva).is_some()
             || self.targets.binary_search(&rva).is_ok()
     }
 }

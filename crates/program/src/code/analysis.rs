@@ -1,8 +1,10 @@
 //! From the ranges of one function to [`CodeFacts`].
 
-use super::descent::Descent;
+use super::descent::{Descent, Step};
 use super::flow::{self, Findings, Roots};
-use super::{CodeFacts, CodeSpan, CodeSpanKind, Flow, RawJumpTable, RawOffsetTable, RawReference, filler_length};
+use super::{
+    Access, CodeFacts, CodeSpan, CodeSpanKind, Flow, RawJumpTable, RawOffsetTable, RawReference, filler_length,
+};
 use crate::function::{CodeRange, Problem, RangeKind};
 use crate::image::Image;
 use crate::reference::Form;
@@ -114,14 +116,14 @@ fn facts(image: &Image, range: CodeRange, descent: &Descent<'_>, findings: &Find
     let first = descent.steps.partition_point(|s| s.rva < range.rva);
     let last = descent.steps.partition_point(|s| s.rva < range.end());
     let steps = &descent.steps[first..last.max(first)];
-    let (mut calls, mut tail_jumps) = (BTreeSet::new(), BTreeSet::new());
+    out.instructions.reserve_exact(steps.len());
     for step in steps {
         match step.decoded.flow {
             Flow::Call(target) => {
-                calls.insert(target);
+                out.calls.push(target);
             }
             Flow::Branch(target) | Flow::ConditionalBranch(target) if !descent.contains(target) => {
-                tail_jumps.insert(target);
+                out.tail_jumps.push(target);
             }
             Flow::Branch(target) | Flow::ConditionalBranch(target) => out.branches.push(target),
             _ => {}
@@ -131,29 +133,49 @@ fn facts(image: &Image, range: CodeRange, descent: &Descent<'_>, findings: &Find
         {
             out.references.push(reference);
         }
+        out.instructions.push(step.rva);
     }
-    out.branches.sort_unstable();
-    out.branches.dedup();
-    out.calls = calls.into_iter().collect();
-    out.tail_jumps = tail_jumps.into_iter().collect();
-    out.instructions = steps.iter().map(|s| s.rva).collect();
+    for targets in [&mut out.branches, &mut out.calls, &mut out.tail_jumps] {
+        targets.sort_unstable();
+        targets.dedup();
+    }
     out.references.extend(findings.displacements.iter().filter(|r| range.contains(r.site)));
     out.jump_tables = findings.jump_tables.iter().filter(|t| range.contains(t.jump)).cloned().collect();
     out.offset_tables = findings.offset_tables.iter().filter(|t| range.contains(t.load)).cloned().collect();
     out.indirect_tail_jumps = findings.tail_jumps.iter().copied().filter(inside).collect();
     out.problems.extend(descent.problems.iter().chain(&findings.problems).filter(|p| range.contains(p.rva)).cloned());
 
-    spans(image, range, descent, findings, &mut out);
+    spans(image, range, steps, findings, &mut out);
     relocations(image, range, descent, findings, &mut out);
     out.references.sort_by_key(|r| (r.site, r.width));
     out.references.dedup();
+    out.accesses = accesses(steps, &out.references);
     out.problems.sort_by(|a, b| (a.rva, a.key, &a.text).cmp(&(b.rva, b.key, &b.text)));
     out.problems.dedup();
     out
 }
 
-/// Accounts for every byte of the range.
-fn spans(image: &Image, range: CodeRange, descent: &Descent<'_>, findings: &Findings, out: &mut CodeFacts) {
+/// What the memory operands with fixed addresses read or write; `references` are those of these steps, sorted.
+fn accesses(steps: &[Step], references: &[RawReference]) -> Vec<Access> {
+    let mut rest = steps;
+    let with_address = references.iter().filter(|r| r.form != Form::Branch);
+    with_address
+        .map(|r| {
+            // References come in the order of the steps, so the one that holds the next is not far.
+            while let [_, next, ..] = rest
+                && next.rva <= r.site
+            {
+                rest = &rest[1..];
+            }
+            let step = rest.first().filter(|s| s.rva <= r.site);
+            let size = step.and_then(|s| super::x64::access_of(&s.instruction, r.rva));
+            Access { rva: r.rva, size: size.unwrap_or(0) }
+        })
+        .collect()
+}
+
+/// Accounts for every byte of the range, whose instructions are `steps`.
+fn spans(image: &Image, range: CodeRange, steps: &[Step], findings: &Findings, out: &mut CodeFacts) {
     let mut spans: Vec<CodeSpan> = Vec::new();
     let mut add = |rva: u32, size: u32, kind| match spans.last_mut() {
         Some(CodeSpan { rva: r, size: s, kind: k }) if *k == kind && *r + *s == rva => *s += size,
@@ -161,11 +183,21 @@ fn spans(image: &Image, range: CodeRange, descent: &Descent<'_>, findings: &Find
     };
     let tables = findings.tables();
     let mut rva = range.rva;
+    let mut rest = steps;
     while rva < range.end() {
-        if let Some(i) = descent.step_at(rva) {
-            let length = u32::from(descent.steps[i].decoded.length);
+        // An instruction that a table was found over is none.
+        while let [first, after @ ..] = rest
+            && first.rva < rva
+        {
+            rest = after;
+        }
+        if let [first, after @ ..] = rest
+            && first.rva == rva
+        {
+            let length = u32::from(first.decoded.length);
             add(rva, length, CodeSpanKind::Code);
             rva += length;
+            rest = after;
             continue;
         }
         if let Some((_, end)) = tables.iter().find(|(start, end)| (*start..*end).contains(&rva)) {
@@ -174,10 +206,9 @@ fn spans(image: &Image, range: CodeRange, descent: &Descent<'_>, findings: &Find
             rva = end;
             continue;
         }
-        let mut end = rva + 1;
-        while end < range.end() && descent.step_at(end).is_none() && !tables.iter().any(|(start, _)| *start == end) {
-            end += 1;
-        }
+        let next = rest.first().map_or(range.end(), |s| s.rva).min(range.end());
+        let table = tables.iter().map(|(start, _)| *start).filter(|start| (rva + 1..next).contains(start)).min();
+        let end = table.unwrap_or(next);
         let filler = image.bytes(rva, (end - rva) as usize).map_or(0, filler_length) as u32;
         if filler > 0 {
             add(rva, filler, CodeSpanKind::Padding);

@@ -3,7 +3,7 @@
 use super::{Decoded, Flow, x64};
 use crate::function::{CodeRange, Problem};
 use crate::image::Image;
-use iced_x86::Instruction;
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 use rustc_hash::FxHashMap;
 
 /// One instruction that was reached.
@@ -34,6 +34,8 @@ struct Area {
 pub(super) struct Descent<'a> {
     image: &'a Image,
     areas: Vec<Area>,
+    /// Bytes that nothing has claimed.
+    untouched: usize,
     pub(super) steps: Vec<Step>,
     /// Targets of indirect jumps, by jump.
     pub(super) edges: FxHashMap<u32, Vec<u32>>,
@@ -62,19 +64,24 @@ impl<'a> Descent<'a> {
             .map(|r| Area { range: *r, bytes: vec![UNTOUCHED; r.size as usize] })
             .collect();
         areas.sort_by_key(|a| a.range.rva);
+        let mut untouched: usize = areas.iter().map(|a| a.bytes.len()).sum();
         for area in &mut areas {
             for (start, end) in barriers {
                 let start = (*start).max(area.range.rva);
                 let end = (*end).min(area.range.end());
                 for rva in start..end {
-                    area.bytes[(rva - area.range.rva) as usize] = BARRED;
+                    let mark = &mut area.bytes[(rva - area.range.rva) as usize];
+                    untouched -= usize::from(*mark == UNTOUCHED);
+                    *mark = BARRED;
                 }
             }
         }
         Self {
             image,
+            // Most instructions have three to five bytes.
+            steps: Vec::with_capacity(untouched / 4),
             areas,
-            steps: Vec::new(),
+            untouched,
             edges: FxHashMap::default(),
             problems: Vec::new(),
             dead_ends: Vec::new(),
@@ -118,12 +125,21 @@ impl<'a> Descent<'a> {
         self.problems.push(Problem { rva, key, text });
     }
 
+    /// One decoder for each area: making one for each instruction costs as much as decoding it.
+    fn decoders(&self) -> Vec<Decoder<'a>> {
+        let image = self.image;
+        let code = |a: &Area| image.bytes(a.range.rva, a.bytes.len()).unwrap_or_default();
+        self.areas.iter().map(|a| Decoder::new(64, code(a), DecoderOptions::NONE)).collect()
+    }
+
     /// Follows control from `roots`.
     pub(super) fn run(&mut self, roots: impl IntoIterator<Item = u32>) {
+        let mut decoders: Option<Vec<Decoder<'a>>> = None;
         let mut work: Vec<(u32, u32, Arrival)> = roots.into_iter().map(|r| (r, r, Arrival::Branch)).collect();
         while let Some((mut rva, mut from, mut arrival)) = work.pop() {
+            let decoders = decoders.get_or_insert_with(|| self.decoders());
             loop {
-                if arrival == Arrival::AfterCall && !self.goes_on(rva) {
+                if arrival == Arrival::AfterCall && !self.goes_on(decoders, rva) {
                     self.dead_ends.push(from);
                     break;
                 }
@@ -149,7 +165,7 @@ impl<'a> Descent<'a> {
                     }
                     _ => break,
                 }
-                let Some(step) = self.decode(rva) else {
+                let Some(step) = self.decode(decoders, rva) else {
                     let text = format!("control from {from:#x} leads to bytes at {rva:#x} that are no instruction");
                     self.problem(rva, "code.undecodable", text);
                     break;
@@ -181,7 +197,7 @@ impl<'a> Descent<'a> {
     }
 
     /// True if code that can run stands behind a call.
-    fn goes_on(&self, rva: u32) -> bool {
+    fn goes_on(&self, decoders: &mut [Decoder<'a>], rva: u32) -> bool {
         match self.mark(rva) {
             None | Some(BARRED | INTERIOR) => false,
             Some(UNTOUCHED) => {
@@ -189,19 +205,29 @@ impl<'a> Descent<'a> {
                     let rest = self.areas[i].range.end() - rva;
                     Some(super::filler_length(self.image.bytes(rva, rest as usize)?) == rest as usize)
                 });
-                filler == Some(false) && self.decode(rva).is_some_and(|s| s.decoded.flow != Flow::Breakpoint)
+                filler == Some(false) && self.decode(decoders, rva).is_some_and(|s| s.decoded.flow != Flow::Breakpoint)
             }
             Some(_) => true,
         }
     }
 
     /// Decodes one instruction that must lie wholly in one range and in bytes nothing else claims.
-    fn decode(&self, rva: u32) -> Option<Step> {
-        let area = &self.areas[self.area(rva)?];
+    fn decode(&self, decoders: &mut [Decoder<'a>], rva: u32) -> Option<Step> {
+        let i = self.area(rva)?;
+        let (area, decoder) = (&self.areas[i], &mut decoders[i]);
         let offset = (rva - area.range.rva) as usize;
-        let free = area.bytes[offset..].iter().take(x64::MAX_LENGTH).take_while(|b| **b == UNTOUCHED).count();
-        let bytes = self.image.bytes(rva, free)?;
-        let (instruction, offsets) = x64::instruction(bytes, rva)?;
+        decoder.set_position(offset).ok()?;
+        decoder.set_ip(u64::from(rva));
+        let mut instruction = Instruction::default();
+        decoder.decode_out(&mut instruction);
+        if instruction.is_invalid() {
+            return None;
+        }
+        let claimed = area.bytes[offset..offset + instruction.len()].iter().any(|b| *b != UNTOUCHED);
+        if claimed {
+            return None;
+        }
+        let offsets = decoder.get_constant_offsets(&instruction);
         Some(Step { rva, decoded: x64::describe(&instruction, &offsets), instruction })
     }
 
@@ -215,11 +241,15 @@ impl<'a> Descent<'a> {
         area.bytes[offset + 1..offset + length].fill(INTERIOR);
         self.steps.push(step);
         area.bytes[offset] = self.steps.len() as u32;
+        self.untouched -= length;
     }
 
     /// Runs of bytes that nothing has claimed, as (first byte, first byte behind).
     pub(super) fn gaps(&self) -> Vec<(u32, u32)> {
         let mut out = Vec::new();
+        if self.untouched == 0 {
+            return out;
+        }
         for area in &self.areas {
             let mut start = None;
             for (i, mark) in area.bytes.iter().enumerate() {
@@ -271,6 +301,9 @@ impl<'a> Descent<'a> {
 
     /// Puts the instructions in order of RVA. Nothing may be decoded afterwards.
     pub(super) fn sort(&mut self) {
+        if self.steps.is_sorted_by_key(|s| s.rva) {
+            return;
+        }
         self.steps.sort_by_key(|s| s.rva);
         let starts: Vec<u32> = self.steps.iter().map(|s| s.rva).collect();
         for (n, rva) in starts.into_iter().enumerate() {

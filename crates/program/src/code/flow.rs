@@ -96,6 +96,10 @@ pub(super) fn joined(a: &Step, b: &Step) -> bool {
     a.end() == b.rva
 }
 
+pub(super) fn is_call(step: &Step) -> bool {
+    matches!(step.decoded.flow, Flow::Call(_) | Flow::IndirectCall)
+}
+
 pub(super) fn ends_block(flow: Flow) -> bool {
     !matches!(flow, Flow::Next | Flow::Call(_) | Flow::IndirectCall)
 }
@@ -103,7 +107,7 @@ pub(super) fn ends_block(flow: Flow) -> bool {
 /// Runs the dataflow over what `descent` has reached.
 pub(super) fn solve(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> Findings {
     let mut out = Findings::default();
-    if let Some(needs) = needs::of(image, descent)
+    if let Some(needs) = needs::of(image, descent, roots)
         && local::explain(image, descent, roots, context, &needs, &mut out)
     {
         let through = descent.steps.iter().filter(|s| s.decoded.flow == Flow::IndirectJump);
@@ -253,9 +257,14 @@ impl<'a> Solver<'a> {
         }
     }
 
+    /// Visits what is waiting, in the order of addresses and over again. The head of a loop waits until the whole loop had
+    /// its turn: an interpreter's dispatch would else be visited anew for each instruction that leads back to it.
     fn run(&mut self) {
-        while let Some(block) = self.work.pop_first() {
+        let mut next = 0;
+        while let Some(block) = self.work.range(next..).next().or_else(|| self.work.first()).copied() {
+            self.work.remove(&block);
             self.visit(block);
+            next = block + 1;
         }
     }
 

@@ -6,9 +6,10 @@
 //! do, the path starts with what a coarse dataflow knows, which follows addresses and the frame alone. Only tables whose
 //! end is proven and tail calls are accepted; anything else is left to the whole dataflow.
 
-use super::descent::{Descent, Step};
-use super::flow::{self, Blocks, Findings, Roots};
+use super::descent::Descent;
+use super::flow::{self, Blocks, Findings, Roots, is_call};
 use super::needs::{self, Needs};
+use super::taint::Taint;
 use super::transfer::{Machine, Record, refine};
 use super::values::{Origin, State, TableRead, Value};
 use super::{Context, Flow};
@@ -44,16 +45,15 @@ pub(super) fn explain(
     if needs.jumps.is_empty() && needs.elements.is_empty() {
         return true;
     }
-    let blocks = Blocks::build(descent, roots);
-    let entrances = entrances(descent, roots, &blocks);
-    let paths = Paths { image, descent, roots, context, blocks: &blocks, entrances, starts: None };
+    let (blocks, taint) = needs.ground(descent, roots);
+    let entrances = entrances(descent, roots, blocks);
+    let paths = Paths { image, descent, roots, context, blocks, entrances, starts: None };
     if needs.jumps.iter().all(|n| paths.has_table(*n)) && paths.explain(needs, out) {
         return true;
     }
-    let Some(states) = flow::coarse(image, descent, roots, &blocks) else { return false };
-    let holders = needs.holders.unwrap_or_else(|| needs::holders(&descent.steps));
+    let Some(states) = flow::coarse(image, descent, roots, blocks) else { return false };
     *out = Findings::default();
-    Paths { starts: Some((states, holders)), ..paths }.explain(needs, out)
+    Paths { starts: Some((states, taint)), ..paths }.explain(needs, out)
 }
 
 struct Paths<'a> {
@@ -63,8 +63,8 @@ struct Paths<'a> {
     context: &'a Context<'a>,
     blocks: &'a Blocks,
     entrances: Vec<Entrance>,
-    /// What a coarse dataflow knows at the start of each block, and the registers that may hold addresses.
-    starts: Option<(Vec<Option<State>>, u32)>,
+    /// What a coarse dataflow knows at the start of each block, and what may hold addresses there.
+    starts: Option<(Vec<Option<State>>, &'a Taint)>,
 }
 
 impl Paths<'_> {
@@ -137,8 +137,11 @@ impl Paths<'_> {
         let path = self.path(blocks.starts.partition_point(|s| *s <= at) - 1);
         let head = start(path[0]);
         let mut state = match &self.starts {
-            Some((states, holders)) => match &states[path[0]] {
-                Some(state) => state.refined(head, *holders, holders & needs::FRAME != 0),
+            Some((states, taint)) => match &states[path[0]] {
+                Some(state) => {
+                    let held = taint.at_start(path[0]);
+                    state.refined(head, held, held & needs::FRAME != 0)
+                }
                 None => State::unknown(head, &[]).coarse().refined(head, u32::MAX, true),
             },
             None => State::unknown(head, &[]),
@@ -167,10 +170,6 @@ impl Paths<'_> {
         let i = &self.descent.steps[at].instruction;
         i.op0_kind() == OpKind::Register || i.memory_index().is_gpr()
     }
-}
-
-fn is_call(step: &Step) -> bool {
-    matches!(step.decoded.flow, Flow::Call(_) | Flow::IndirectCall)
 }
 
 fn entrances(descent: &Descent<'_>, roots: &Roots<'_>, blocks: &Blocks) -> Vec<Entrance> {

@@ -1,10 +1,12 @@
 //! Which parts of a function need the dataflow at all. Most need none, and it is by far the costliest step.
 
 use super::descent::{Descent, Step};
-use super::flow::{ends_block, joined};
+use super::flow::{Blocks, Roots, ends_block, joined};
+use super::taint::Taint;
 use super::{Flow, x64};
 use crate::image::Image;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use std::cell::OnceCell;
 
 /// What of a function the dataflow has to explain, if the image base is not used in it.
 #[derive(Default)]
@@ -13,12 +15,23 @@ pub(super) struct Needs {
     pub(super) jumps: Vec<usize>,
     /// Indices of steps that read what may be an element of a table of differences.
     pub(super) elements: Vec<usize>,
-    /// Registers that hold addresses somewhere, see [`holders`]; known if `elements` is not empty.
-    pub(super) holders: Option<u32>,
+    /// The blocks, and what may hold an address where; made if anything asks for it.
+    pub(super) ground: OnceCell<(Blocks, Taint)>,
+}
+
+impl Needs {
+    /// The blocks, and what may hold an address where.
+    pub(super) fn ground(&self, descent: &Descent<'_>, roots: &Roots<'_>) -> &(Blocks, Taint) {
+        self.ground.get_or_init(|| {
+            let blocks = Blocks::build(descent, roots);
+            let taint = Taint::of(descent, roots, &blocks);
+            (blocks, taint)
+        })
+    }
 }
 
 /// `None` if the image base is used, whose traces are found only by looking at everything.
-pub(super) fn of(image: &Image, descent: &Descent<'_>) -> Option<Needs> {
+pub(super) fn of(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>) -> Option<Needs> {
     let mut needs = Needs::default();
     for (n, step) in descent.steps.iter().enumerate() {
         let i = &step.instruction;
@@ -30,10 +43,11 @@ pub(super) fn of(image: &Image, descent: &Descent<'_>) -> Option<Needs> {
             needs.jumps.push(n);
         }
         if let Some(anchor) = anchor(&descent.steps[n..]) {
-            let held = *needs.holders.get_or_insert_with(|| holders(&descent.steps));
+            let (blocks, taint) = needs.ground(descent, roots);
+            let (held, behind) = taint.around(descent, blocks, n);
             let may_be = |r: Register| r.is_gpr64() && may_hold_address(&descent.steps[..n], r, held);
             let table = may_be(i.memory_base()) || (i.memory_index_scale() == 1 && may_be(i.memory_index()));
-            if table && held & anchor != 0 {
+            if table && behind & anchor != 0 {
                 needs.elements.push(n);
             }
         }
@@ -48,7 +62,7 @@ fn is_relocated(image: &Image, step: &Step) -> bool {
 }
 
 /// If the first instruction reads a 32-bit element of an array and the same block adds it to something, which makes
-/// perhaps a difference of addresses: what it is added to, as [`holders`] gives it. Compilers make both from one
+/// perhaps a difference of addresses: what it is added to, as [`spread`] gives it. Compilers make both from one
 /// operation, so nothing else comes between blocks.
 fn anchor(steps: &[Step]) -> Option<u32> {
     let i = &steps[0].instruction;
@@ -104,52 +118,58 @@ pub(super) fn holders(steps: &[Step]) -> u32 {
     loop {
         let before = held;
         for step in steps {
-            let i = &step.instruction;
-            if i.op_count() == 0 {
-                continue;
-            }
-            if is_half(i) {
-                continue;
-            }
-            let registers = (0..i.op_count()).filter(|n| i.op_kind(*n) == OpKind::Register);
-            let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
-            let mut sources = registers.clone().skip(1).fold(0, |all, n| all | bit(i.op_register(n)));
-            let frame = memory && (is_frame(i.memory_base()) || i.memory_base() == Register::None);
-            match i.mnemonic() {
-                Mnemonic::Lea => {
-                    sources |= bit(i.memory_base()) | bit(i.memory_index());
-                    if x64::rip_target(i).is_some() {
-                        held |= bit(i.op0_register());
-                    }
-                }
-                Mnemonic::Push => {
-                    if registers.fold(0, |all, n| all | bit(i.op_register(n))) & held != 0 {
-                        held |= FRAME;
-                    }
-                    continue;
-                }
-                Mnemonic::Pop => sources |= FRAME,
-                _ if frame => sources |= FRAME,
-                _ => {}
-            }
-            if i.mnemonic() == Mnemonic::Xchg {
-                sources |= bit(i.op0_register());
-            }
-            match i.op0_kind() {
-                OpKind::Register if sources & held != 0 => {
-                    held |= bit(i.op0_register());
-                    if i.mnemonic() == Mnemonic::Xchg {
-                        held |= sources & !FRAME;
-                    }
-                }
-                OpKind::Memory if frame && sources & held & !FRAME != 0 => held |= FRAME,
-                _ => {}
-            }
+            held |= spread(&step.instruction, held);
         }
         if held == before {
             return held;
         }
     }
+}
+
+/// What holds an address after an instruction because of it, if `held` do before.
+pub(super) fn spread(i: &Instruction, held: u32) -> u32 {
+    if i.op_count() == 0 || is_half(i) {
+        return 0;
+    }
+    let mut out = 0;
+    let registers = (0..i.op_count()).filter(|n| i.op_kind(*n) == OpKind::Register);
+    let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
+    let mut sources = registers.clone().skip(1).fold(0, |all, n| all | bit(i.op_register(n)));
+    let frame = memory && (is_frame(i.memory_base()) || i.memory_base() == Register::None);
+    match i.mnemonic() {
+        Mnemonic::Lea => {
+            sources |= bit(i.memory_base()) | bit(i.memory_index());
+            if x64::rip_target(i).is_some() {
+                out |= bit(i.op0_register());
+            }
+        }
+        Mnemonic::Push => {
+            let pushed = registers.fold(0, |all, n| all | bit(i.op_register(n)));
+            return if pushed & held != 0 { FRAME } else { 0 };
+        }
+        Mnemonic::Pop => sources |= FRAME,
+        _ if frame => sources |= FRAME,
+        _ => {}
+    }
+    if i.mnemonic() == Mnemonic::Xchg {
+        sources |= bit(i.op0_register());
+    }
+    match i.op0_kind() {
+        OpKind::Register if sources & held != 0 => {
+            out |= bit(i.op0_register());
+            if i.mnemonic() == Mnemonic::Xchg {
+                out |= sources & !FRAME;
+            }
+        }
+        OpKind::Memory if frame && sources & held & !FRAME != 0 => out |= FRAME,
+        _ => {}
+    }
+    out
+}
+
+/// Bits of the registers that a call may change.
+pub(super) fn volatile() -> u32 {
+    VOLATILE.iter().fold(0, |all, r| all | bit(*r))
 }
 
 /// True if the instruction writes less than an address: half a register, or what is extended from half of one.

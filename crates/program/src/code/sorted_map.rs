@@ -9,6 +9,17 @@ impl<K: Ord + Copy, V> SortedMap<K, V> {
         Self(Vec::new())
     }
 
+    /// Takes pairs that are sorted by key, each key once.
+    pub(super) fn from_sorted(pairs: Vec<(K, V)>) -> Self {
+        debug_assert!(pairs.is_sorted_by(|a, b| a.0 < b.0));
+        Self(pairs)
+    }
+
+    /// All pairs.
+    pub(super) fn pairs(&self) -> &[(K, V)] {
+        &self.0
+    }
+
     fn find(&self, key: &K) -> Result<usize, usize> {
         self.0.binary_search_by(|(k, _)| k.cmp(key))
     }
@@ -64,6 +75,7 @@ mod tests {
     #[test]
     fn keeps_order_and_last_values() {
         let mut map = SortedMap::new();
+        assert_eq!(SortedMap::from_sorted(vec![(1, 2), (3, 4)]).get(&3), Some(&4));
         for key in [3, 1, 2, 3] {
             map.insert(key, key * 10 + map.keys().count());
         }

@@ -7,6 +7,7 @@
 use super::sorted_map::SortedMap;
 use iced_x86::ConditionCode;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 /// Number of general registers.
 pub(super) const REGISTERS: usize = 16;
@@ -344,7 +345,7 @@ pub(super) struct State {
     pub(super) registers: [Value; REGISTERS],
     /// Content of memory places with its width in bits.
     pub(super) places: SortedMap<Place, (u8, Value)>,
-    pub(super) symbols: SortedMap<Symbol, Info>,
+    pub(super) symbols: SortedMap<Symbol, Rc<Info>>,
     pub(super) comparison: Option<Comparison>,
     pub(super) verdicts: Vec<Verdict>,
     /// Frame places whose address is held by more than the frame registers.
@@ -388,7 +389,7 @@ impl State {
         for n in 0..REGISTERS {
             let origin = if base.contains(&n) { Origin::MaybeBase } else { Origin::Plain };
             let symbol = Symbol { at, role: Role::Join(n as u8) };
-            state.symbols.insert(symbol, Info::new(origin, 64));
+            state.symbols.insert(symbol, Rc::new(Info::new(origin, 64)));
             state.registers[n] = Value::Symbol(symbol, 64);
         }
         state.registers[RSP] = Value::Frame(at, 0);
@@ -417,7 +418,7 @@ impl State {
             if state.registers[n] == Value::Opaque {
                 let origin = if suspects & 1 << n != 0 { Origin::MaybeBase } else { Origin::Plain };
                 let symbol = Symbol { at, role: Role::Join(n as u8) };
-                state.symbols.insert(symbol, Info::new(origin, 64));
+                state.symbols.insert(symbol, Rc::new(Info::new(origin, 64)));
                 state.registers[n] = Value::Symbol(symbol, 64);
             }
         }
@@ -426,7 +427,7 @@ impl State {
 
     /// What is known of a symbol.
     pub(super) fn info(&self, symbol: Symbol) -> Info {
-        self.symbols.get(&symbol).copied().unwrap_or(Info::new(Origin::Plain, 64))
+        self.symbols.get(&symbol).map_or(Info::new(Origin::Plain, 64), |info| **info)
     }
 
     /// A new instance of a symbol; other holders of the old instance lose it.
@@ -434,7 +435,7 @@ impl State {
         if self.coarse {
             return Value::Opaque;
         }
-        if self.symbols.insert(symbol, info).is_some() {
+        if self.symbols.insert(symbol, Rc::new(info)).is_some() {
             self.forget(symbol);
         }
         Value::Symbol(symbol, 64)
@@ -551,7 +552,7 @@ impl State {
         };
         let mut info = self.info(symbol);
         info.assume(width, range);
-        self.symbols.insert(symbol, info);
+        self.symbols.insert(symbol, Rc::new(info));
     }
 
     /// Info of any value, as needed where it meets another one.
@@ -569,7 +570,7 @@ impl State {
         if self.coarse {
             return self.join_coarse(other);
         }
-        let before = self.clone();
+        let before = &*self;
         // A symbol of this block now stands for what its own place brings along this path. Other holders bring the
         // value it stood for on an earlier visit, which is the same only if its own place still holds it.
         let stale = |value: Value| match value {
@@ -583,57 +584,90 @@ impl State {
             }
             _ => value,
         };
-        let mut meeting =
-            Meeting { here: &before, there: other, widen, own, infos: SortedMap::new(), pairs: Vec::new() };
-        for n in 0..REGISTERS {
+        let mut meeting = Meeting { here: before, there: other, widen, own, infos: Vec::new(), pairs: Vec::new() };
+        let mut registers = before.registers;
+        for (n, value) in registers.iter_mut().enumerate() {
             let symbol = Symbol { at: block, role: Role::Join(n as u8) };
-            self.registers[n] = meeting.meet(self.registers[n], stale(other.registers[n]), symbol);
+            *value = meeting.meet(*value, stale(other.registers[n]), symbol);
         }
-        let mut places = SortedMap::new();
+        let mut places = Vec::with_capacity(before.places.len());
         let old = |place: &Place| place.base().is_some_and(|s| s.at == block && matches!(s.role, Role::Join(_)));
-        for (place, (width, a)) in self.places.iter().filter(|(p, _)| !old(p)) {
+        for (place, (width, a)) in before.places.iter().filter(|(p, _)| !old(p)) {
             let role = Role::JoinPlace(*place);
             match other.places.get(place) {
                 Some((w, b)) if w == width => {
                     let value = meeting.meet(*a, stale(*b), Symbol { at: block, role });
-                    places.insert(*place, (*width, value));
+                    places.push((*place, (*width, value)));
                 }
                 _ if before.may_be_base(*a) => {
                     let symbol = Symbol { at: block, role };
-                    meeting.infos.insert(symbol, Info::new(Origin::MaybeBase, 64));
-                    places.insert(*place, (*width, Value::Symbol(symbol, 64)));
+                    meeting.infos.push((symbol, Rc::new(Info::new(Origin::MaybeBase, 64))));
+                    places.push((*place, (*width, Value::Symbol(symbol, 64))));
                 }
                 _ => {}
             }
         }
+        let mut places = SortedMap::from_sorted(places);
         for (place, (width, b)) in other.places.iter().filter(|(p, _)| !old(p)) {
-            if other.may_be_base(*b) && !self.places.contains_key(place) {
+            if other.may_be_base(*b) && !before.places.contains_key(place) {
                 let symbol = Symbol { at: block, role: Role::JoinPlace(*place) };
-                meeting.infos.insert(symbol, Info::new(Origin::MaybeBase, 64));
+                meeting.infos.push((symbol, Rc::new(Info::new(Origin::MaybeBase, 64))));
                 places.insert(*place, (*width, Value::Symbol(symbol, 64)));
             }
         }
         let mut infos = meeting.infos;
-        self.places = places;
+        infos.sort_by_key(|a| a.0);
         let of_block =
             |v: Value| v.symbol().is_some_and(|s| s.at == block && !matches!(s.role, Role::Result(_) | Role::Load));
-        if self.comparison != other.comparison || self.comparison.is_some_and(|c| of_block(c.left) || of_block(c.right))
-        {
-            self.comparison = None;
-        }
-        self.verdicts.retain(|v| other.verdicts.contains(v) && !v.involves(&of_block));
-        self.exposed.extend(other.exposed.iter().copied());
-        self.wild |= other.wild;
+        let same = before.comparison == other.comparison;
+        let comparison = before.comparison.filter(|c| same && !of_block(c.left) && !of_block(c.right));
+        let kept = |v: &&Verdict| other.verdicts.contains(v) && !v.involves(&of_block);
+        let verdicts: Vec<Verdict> = before.verdicts.iter().filter(kept).copied().collect();
         // Symbols that are held on both paths: what is known on both.
-        for symbol in self.held() {
-            if infos.contains_key(&symbol) {
+        let held = held(&registers, &places, comparison.as_ref(), &verdicts);
+        let mut symbols = Vec::with_capacity(held.len() + infos.len());
+        let mut made = infos.into_iter().peekable();
+        // All three come sorted.
+        let (mut here, mut there) = (before.symbols.pairs(), other.symbols.pairs());
+        for symbol in held {
+            while let Some(info) = made.next_if(|m| m.0 < symbol) {
+                symbols.push(info);
+            }
+            if let Some(info) = made.next_if(|m| m.0 == symbol) {
+                symbols.push(info);
                 continue;
             }
-            let joined = before.info(symbol).join(&other.info(symbol), widen);
-            infos.insert(symbol, joined);
+            let joined = match (advance(&mut here, symbol), advance(&mut there, symbol)) {
+                (Some(a), Some(b)) if Rc::ptr_eq(a, b) => Rc::clone(a),
+                (Some(a), Some(b)) => joined(a, b, widen),
+                (a, b) => {
+                    let any = Rc::new(Info::new(Origin::Plain, 64));
+                    joined(a.unwrap_or(&any), b.unwrap_or(&any), widen)
+                }
+            };
+            symbols.push((symbol, joined));
         }
-        self.symbols = infos;
-        *self != before
+        symbols.extend(made);
+        let symbols = SortedMap::from_sorted(symbols);
+        let wild = before.wild | other.wild;
+        let exposes = other.exposed.iter().any(|e| !before.exposed.contains(e));
+        let changed = exposes
+            || wild != before.wild
+            || registers != before.registers
+            || comparison != before.comparison
+            || verdicts != before.verdicts
+            || places != before.places
+            || symbols != before.symbols;
+        if exposes {
+            self.exposed.extend(other.exposed.iter().copied());
+        }
+        self.registers = registers;
+        self.places = places;
+        self.symbols = symbols;
+        self.comparison = comparison;
+        self.verdicts = verdicts;
+        self.wild = wild;
+        changed
     }
 
     /// What holds on both paths.
@@ -663,21 +697,53 @@ impl State {
 
     /// Symbols that some place holds, sorted.
     fn held(&self) -> Vec<Symbol> {
-        let mut held = Vec::with_capacity(self.symbols.keys().count());
-        let mut add = |value: &Value| {
-            held.extend(value.symbol());
-        };
-        self.registers.iter().for_each(&mut add);
-        self.places.values().for_each(|(_, v)| add(v));
-        self.places.keys().filter_map(|p| p.base()).for_each(|s| add(&Value::Symbol(s, 64)));
-        let comparisons = self.comparison.iter().chain(self.verdicts.iter().map(|v| &v.comparison));
-        for c in comparisons {
-            add(&c.left);
-            add(&c.right);
+        held(&self.registers, &self.places, self.comparison.as_ref(), &self.verdicts)
+    }
+}
+
+/// Info of a symbol, from pairs that are sorted and looked at in that order.
+fn advance<'a>(rest: &mut &'a [(Symbol, Rc<Info>)], symbol: Symbol) -> Option<&'a Rc<Info>> {
+    while let [(first, info), after @ ..] = *rest {
+        match (*first).cmp(&symbol) {
+            std::cmp::Ordering::Less => *rest = after,
+            std::cmp::Ordering::Equal => return Some(info),
+            std::cmp::Ordering::Greater => break,
         }
-        held.sort_unstable();
-        held.dedup();
-        held
+    }
+    None
+}
+
+/// What is known on both of two paths; `a` itself if that says no less.
+fn joined(a: &Rc<Info>, b: &Info, widen: bool) -> Rc<Info> {
+    let joined = a.join(b, widen);
+    if **a == joined { Rc::clone(a) } else { Rc::new(joined) }
+}
+
+/// Symbols that registers, places, and the operands of comparisons hold, sorted.
+fn held(
+    registers: &[Value; REGISTERS],
+    places: &SortedMap<Place, (u8, Value)>,
+    comparison: Option<&Comparison>,
+    verdicts: &[Verdict],
+) -> Vec<Symbol> {
+    let mut held = Vec::with_capacity(REGISTERS + 2 * places.len() + 2);
+    held.extend(registers.iter().filter_map(|v| v.symbol()));
+    held.extend(places.values().filter_map(|(_, v)| v.symbol()));
+    held.extend(places.keys().filter_map(|p| p.base()));
+    for c in comparison.into_iter().chain(verdicts.iter().map(|v| &v.comparison)) {
+        held.extend(c.left.symbol());
+        held.extend(c.right.symbol());
+    }
+    held.sort_unstable();
+    held.dedup();
+    held
+}
+
+/// What is known of a value that is all of a symbol.
+fn whole(state: &State, value: Value) -> Option<&Rc<Info>> {
+    match value {
+        Value::Symbol(symbol, 64) => state.symbols.get(&symbol),
+        _ => None,
     }
 }
 
@@ -687,7 +753,7 @@ struct Meeting<'a> {
     there: &'a State,
     widen: bool,
     own: &'a dyn Fn(u32) -> bool,
-    infos: SortedMap<Symbol, Info>,
+    infos: Vec<(Symbol, Rc<Info>)>,
     /// Places that hold the same value on each path go on holding the same value.
     pairs: Vec<(Value, Value, Value)>,
 }
@@ -702,11 +768,19 @@ impl Meeting<'_> {
         if named && let Some((_, _, known)) = self.pairs.iter().find(|(x, y, _)| *x == a && *y == b) {
             return *known;
         }
-        let mut joined = self.info(self.here, a).join(&self.info(self.there, b), self.widen);
-        if a == Value::Address(0) || b == Value::Address(0) {
-            joined.origin = Origin::MaybeBase;
-        }
-        self.infos.insert(symbol, joined);
+        let known = match (whole(self.here, a), whole(self.there, b)) {
+            (Some(x), Some(y)) if Rc::ptr_eq(x, y) => Rc::clone(x),
+            (Some(x), Some(y)) => joined(x, y, self.widen),
+            (Some(x), None) if b != Value::Address(0) => joined(x, &self.info(self.there, b), self.widen),
+            _ => {
+                let mut joined = self.info(self.here, a).join(&self.info(self.there, b), self.widen);
+                if a == Value::Address(0) || b == Value::Address(0) {
+                    joined.origin = Origin::MaybeBase;
+                }
+                Rc::new(joined)
+            }
+        };
+        self.infos.push((symbol, known));
         let value = Value::Symbol(symbol, 64);
         self.pairs.push((a, b, value));
         value

@@ -69,11 +69,10 @@ pub(crate) fn rip_target(instruction: &Instruction) -> Option<u32> {
     }
 }
 
-/// Bytes that the instruction at the start of `bytes` reads or writes through a RIP-relative operand that leads to
-/// `target`; 0 if it only takes the address.
-pub(crate) fn access_size(bytes: &[u8], rva: u32, target: u32) -> Option<u32> {
-    let (instruction, _) = instruction(bytes, rva)?;
-    let here = rip_target(&instruction) == Some(target) && !is_no_op(&instruction);
+/// Bytes that the instruction reads or writes through a RIP-relative operand that leads to `target`; 0 if it only takes
+/// the address.
+pub(crate) fn access_of(instruction: &Instruction, target: u32) -> Option<u32> {
+    let here = rip_target(instruction) == Some(target) && !is_no_op(instruction);
     let takes_address = matches!(instruction.mnemonic(), Mnemonic::Lea | Mnemonic::Bndmk | Mnemonic::Invlpg)
         || matches!(
             instruction.mnemonic(),

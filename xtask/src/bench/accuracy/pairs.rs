@@ -22,7 +22,7 @@ pub struct Pair {
 }
 
 /// Sources of one release: package, version of the crate, release, and the folder in the crate.
-type Release = (&'static str, &'static str, &'static str, &'static str);
+pub type Release = (&'static str, &'static str, &'static str, &'static str);
 
 const LUA_6: Release = ("lua-src", "546.0.2", "5.4.6", "lua-5.4.6");
 const LUA_7: Release = ("lua-src", "547.0.0", "5.4.7", "lua-5.4.7");
@@ -90,7 +90,10 @@ pub fn fixes(folder: &Path) -> Result<BTreeMap<String, Vec<Pair>>> {
 }
 
 /// The sources of a crate, from the registry through cargo.
-fn sources((package, version, _, folder): Release) -> Result<PathBuf> {
+///
+/// # Errors
+/// If they cannot be had.
+pub fn sources((package, version, _, folder): Release) -> Result<PathBuf> {
     let project = root::cache().join("accuracy/sources").join(format!("{package}-{version}"));
     let found = project.join("vendor").join(package).join(folder);
     if found.is_dir() {

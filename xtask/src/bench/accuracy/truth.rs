@@ -100,13 +100,22 @@ type Borders = BTreeMap<usize, BTreeSet<u64>>;
 
 fn borders(file: &CoffFile<'_>) -> Result<Borders> {
     let mut out = Borders::new();
+    // A section with one name is one constant, wherever code looks into it.
+    let mut named: BTreeMap<usize, usize> = BTreeMap::new();
+    for symbol in file.symbols().filter(|s| s.kind() != SymbolKind::Section) {
+        if let Some(section) = symbol.section_index() {
+            *named.entry(section.0).or_default() += 1;
+        }
+    }
     for section in file.sections() {
         let data = section.data()?;
         for (offset, relocation) in section.relocations() {
             let RelocationTarget::Symbol(symbol) = relocation.target() else { continue };
             let symbol = file.symbol_by_index(symbol)?;
             let field = data.get(offset as usize..).and_then(|d| d.first_chunk::<4>());
-            if let (Some(target), Some(field)) = (symbol.section_index(), field) {
+            if let (Some(target), Some(field)) = (symbol.section_index(), field)
+                && named.get(&target.0) != Some(&1)
+            {
                 let at = symbol.address().saturating_add_signed(i32::from_le_bytes(*field).into());
                 out.entry(target.0).or_default().insert(at);
             }

@@ -50,7 +50,7 @@ impl Finder<'_> {
         tables.sort_by_key(|t| (t.rva, t.jump.is_none(), t.function, t.jump));
         let mut accesses: Vec<Access> = all_facts
             .par_iter()
-            .flat_map_iter(|facts: &Vec<CodeFacts>| facts.iter().flat_map(|f| code::accesses(self.image, f)))
+            .flat_map_iter(|facts: &Vec<CodeFacts>| facts.iter().flat_map(|f| f.accesses.iter().copied()))
             .collect();
         accesses.par_sort_unstable();
         accesses.dedup();
