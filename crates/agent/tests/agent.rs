@@ -9,7 +9,7 @@ use lab::{lab, valid};
 
 #[test]
 fn a_service_patches_itself() {
-    let lab = lab("agent");
+    let (lab, _turn) = lab("agent");
     // What nobody signed is refused, and the service says why.
     let mut service = lab.service("plain.dll");
     assert_eq!(service.ask("p"), "applied 3");
@@ -41,7 +41,7 @@ fn a_service_patches_itself() {
 
 #[test]
 fn the_doctor_names_every_prerequisite() {
-    let lab = lab("agent");
+    let (lab, _turn) = lab("agent");
     let keys = |checks: &serde_json::Value| -> Vec<String> {
         let all = checks.as_array().unwrap().iter();
         // Whatever is not as it should be comes with what to do, or is not known, or is only good to know.

@@ -6,18 +6,9 @@ mod lab;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lab::{Lab, lab, root, valid};
-
-/// They look at all processes, so that each needs to be alone.
-static TURN: Mutex<()> = Mutex::new(());
-
-fn alone() -> (&'static Lab, MutexGuard<'static, ()>) {
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    (lab("watch"), turn)
-}
 
 /// A folder with these patches.
 fn folder(lab: &Lab, name: &str, patches: &[&str]) {
@@ -30,7 +21,7 @@ fn folder(lab: &Lab, name: &str, patches: &[&str]) {
 
 #[test]
 fn what_the_policy_does_not_trust_keeps_nothing_out() {
-    let (lab, _turn) = alone();
+    let (lab, _turn) = lab("watch");
     folder(lab, "both", &["plain.dll", "signed.dll"]);
     let mut service = lab.service("signed.dll");
     let mut watch =
@@ -51,7 +42,7 @@ fn what_the_policy_does_not_trust_keeps_nothing_out() {
 
 #[test]
 fn an_interrupt_ends_the_watch_between_two_attempts() {
-    let (lab, _turn) = alone();
+    let (lab, _turn) = lab("watch");
     folder(lab, "signed", &["signed.dll"]);
     for poll in ["", " --poll 60000"] {
         let mut watch =
@@ -86,7 +77,7 @@ fn an_interrupt_ends_the_watch_between_two_attempts() {
 
 #[test]
 fn a_published_catalog_is_trusted_first_and_its_patches_then() {
-    let (lab, _turn) = alone();
+    let (lab, _turn) = lab("watch");
     let fixture = root().join("testdata/fixtures/service");
     for side in ["old", "new"] {
         let folder = lab.folder.join(side);

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use hotgraft_hotpatch::EntryMethod;
 use object::read::pe::PeFile64;
@@ -34,10 +34,12 @@ pub struct Lab {
     prefix: PathBuf,
 }
 
-/// The one lab of a test binary.
-pub fn lab(name: &str) -> &'static Lab {
+/// The one lab of a test binary, for one test at a time: they ask for processes by the name of their program.
+pub fn lab(name: &str) -> (&'static Lab, MutexGuard<'static, ()>) {
     static LAB: OnceLock<Lab> = OnceLock::new();
-    LAB.get_or_init(|| Lab::new(name))
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    (LAB.get_or_init(|| Lab::new(name)), turn)
 }
 
 impl Lab {
