@@ -130,7 +130,7 @@ fn commit_in_steps<S: AddressSpace + ?Sized>(space: &mut S, writes: &[CodeWrite]
     }
     let mut opened: Vec<(u64, u64, Protection)> = Vec::new();
     let mut written = 0;
-    let result = (|| {
+    let mut outcome = (|| {
         for (address, size) in pages(writes) {
             opened.extend(space.protect(address, size, Protection::ReadWrite)?);
         }
@@ -141,7 +141,6 @@ fn commit_in_steps<S: AddressSpace + ?Sized>(space: &mut S, writes: &[CodeWrite]
         }
         Ok(())
     })();
-    let mut outcome = result;
     if outcome.is_err() {
         undo_writes(space, &before[..written]);
     }
@@ -149,14 +148,7 @@ fn commit_in_steps<S: AddressSpace + ?Sized>(space: &mut S, writes: &[CodeWrite]
         let (address, size, protection) = opened[index];
         if let Err(error) = space.protect(address, size, protection) {
             if outcome.is_ok() {
-                // The pages restored so far are closed again: open them for the way back.
-                for &(address, size, _) in &opened[..index] {
-                    let _ = space.protect(address, size, Protection::ReadWrite);
-                }
-                undo_writes(space, &before);
-                for &(address, size, protection) in &opened {
-                    let _ = space.protect(address, size, protection);
-                }
+                take_back(space, &opened, index, &before);
                 outcome = Err(error);
                 break;
             }
@@ -167,19 +159,29 @@ fn commit_in_steps<S: AddressSpace + ?Sized>(space: &mut S, writes: &[CodeWrite]
     if outcome.is_ok() {
         for write in writes {
             if let Err(error) = space.flush(write.address, write.bytes.len() as u64) {
-                for (address, size) in pages(writes) {
-                    let _ = space.protect(address, size, Protection::ReadWrite);
-                }
-                undo_writes(space, &before);
-                for &(address, size, protection) in &opened {
-                    let _ = space.protect(address, size, protection);
-                }
+                take_back(space, &opened, opened.len(), &before);
                 outcome = Err(error);
                 break;
             }
         }
     }
     outcome
+}
+
+/// The way back. The first `closed` of the opened pages have their own protection again, and are opened once more for it.
+fn take_back<S: AddressSpace + ?Sized>(
+    space: &mut S,
+    opened: &[(u64, u64, Protection)],
+    closed: usize,
+    before: &[CodeWrite],
+) {
+    for &(address, size, _) in &opened[..closed] {
+        let _ = space.protect(address, size, Protection::ReadWrite);
+    }
+    undo_writes(space, before);
+    for &(address, size, protection) in opened {
+        let _ = space.protect(address, size, protection);
+    }
 }
 
 fn undo_writes<S: AddressSpace + ?Sized>(space: &mut S, before: &[CodeWrite]) {

@@ -41,25 +41,29 @@ struct ProcessReport {
     system_patches: Option<Vec<SystemPatch>>,
 }
 
+impl StatusReport {
+    fn new(as_expected: Option<bool>, processes: Vec<ProcessReport>) -> Self {
+        StatusReport { schema: "hotgraft.status/1", as_expected, system: system::state(), processes }
+    }
+}
+
 impl ProcessReport {
     /// What memory says; `None` if the wanted image is not loaded.
-    fn of(process: Process, image: Option<&str>) -> std::result::Result<Option<Self>, (Process, anyhow::Error)> {
-        match read_status(process.pid, image) {
-            Ok(found) => Ok(found.map(|(images, system_patches)| ProcessReport {
-                pid: process.pid,
-                name: process.name,
-                error: None,
-                images,
-                system_patches,
-            })),
-            Err(error) => Err((process, error)),
-        }
+    fn of(process: &Process, image: Option<&str>) -> Result<Option<Self>> {
+        let found = read_status(process.pid, image)?;
+        Ok(found.map(|(images, system_patches)| ProcessReport {
+            pid: process.pid,
+            name: process.name.clone(),
+            error: None,
+            images,
+            system_patches,
+        }))
     }
 
-    fn unreadable(process: Process, error: &anyhow::Error) -> Self {
+    fn unreadable(process: &Process, error: &anyhow::Error) -> Self {
         ProcessReport {
             pid: process.pid,
-            name: process.name,
+            name: process.name.clone(),
             error: Some(error.to_string()),
             images: Vec::new(),
             system_patches: None,
@@ -70,18 +74,15 @@ impl ProcessReport {
 /// What `status --image NAME --format json` says.
 pub fn status_of_image(name: &str) -> Result<serde_json::Value> {
     let all = processes().context("cannot list processes")?;
-    let others = all.into_iter().filter(|p| p.pid != std::process::id() && p.pid > 4);
-    let reports = others.filter_map(|process| match ProcessReport::of(process, Some(name)) {
-        Ok(report) => report,
-        Err((process, error)) => Some(ProcessReport::unreadable(process, &error)),
+    let reports = all.iter().filter(|process| is_other(process)).filter_map(|process| {
+        ProcessReport::of(process, Some(name)).unwrap_or_else(|error| Some(ProcessReport::unreadable(process, &error)))
     });
-    let report = StatusReport {
-        schema: "hotgraft.status/1",
-        as_expected: None,
-        system: system::state(),
-        processes: reports.collect(),
-    };
-    serde_json::to_value(&report).context("a status")
+    serde_json::to_value(StatusReport::new(None, reports.collect())).context("a status")
+}
+
+/// Neither this process nor those of the kernel.
+fn is_other(process: &Process) -> bool {
+    process.pid != std::process::id() && process.pid > 4
 }
 
 pub(super) fn patch_file(path: &Path) -> Result<PatchFile> {
@@ -377,21 +378,20 @@ pub fn status(args: &StatusArgs, _: &Terminal) -> Result<Exit> {
     let all = processes().context("cannot list processes")?;
     let wanted: Vec<_> = match args.pid {
         Some(pid) => all.into_iter().filter(|p| p.pid == pid).collect(),
-        None => all.into_iter().filter(|p| p.pid != std::process::id() && p.pid > 4).collect(),
+        None => all.into_iter().filter(is_other).collect(),
     };
     if let (Some(pid), true) = (args.pid, wanted.is_empty()) {
         return Err(Stop::failed(format!("there is no process {pid}"), "`hotgraft status --all` lists processes"));
     }
     let image = args.image.as_ref().map(|p| p.file_name().unwrap_or(p.as_os_str()).to_string_lossy().into_owned());
     let mut reports = Vec::new();
-    for process in wanted {
-        let report = ProcessReport::of(process, image.as_deref());
-        match report {
+    for process in &wanted {
+        match ProcessReport::of(process, image.as_deref()) {
             Ok(report) => reports.extend(report),
-            Err((_, error)) if args.pid.is_some() => return Err(error),
+            Err(error) if args.pid.is_some() => return Err(error),
             // The system's own processes cannot be read by everybody. With --all they are listed as such; with --image
             // too, since who asks whether all instances are patched must know of those that nobody could look at.
-            Err((process, error)) if args.all || image.is_some() => {
+            Err(error) if args.all || image.is_some() => {
                 reports.push(ProcessReport::unreadable(process, &error));
             }
             Err(_) => {}
@@ -408,8 +408,7 @@ pub fn status(args: &StatusArgs, _: &Terminal) -> Result<Exit> {
         let mut looked_at = looked_at.peekable();
         (wanted == 0 || looked_at.peek().is_some()) && looked_at.all(|r| of(&r.images))
     });
-    let system = system::state();
-    let report = StatusReport { schema: "hotgraft.status/1", as_expected, system, processes: reports };
+    let report = StatusReport::new(as_expected, reports);
     match args.format {
         Format::Json => output::write_bytes(Path::new("-"), &output::json(&report)?)?,
         Format::Text => output::print_text(&text(&report, args.pid.is_some()))?,
