@@ -81,6 +81,9 @@ fn stem(path: &Path) -> String {
 /// Fills a temporary file beside `path`, then puts it in its place.
 fn complete(path: &Path, fill: impl FnOnce(&mut tempfile::NamedTempFile) -> Result<(), Error>) -> Result<(), Error> {
     let fail = |source| Error::Io { path: path.to_owned(), source };
+    if std::fs::metadata(path).is_ok_and(|place| !place.is_file()) {
+        return Err(fail(std::io::Error::other("it is no regular file, and would be replaced by one")));
+    }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".hotgraft-");

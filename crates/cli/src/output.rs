@@ -3,7 +3,7 @@
 use crate::args::{Color, Global};
 use anyhow::{Context, Result};
 use serde::Serialize;
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Seek, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -172,15 +172,21 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_file(path, |file| file.write_all(bytes).with_context(|| format!("{}: cannot write", path.display())))
 }
 
-/// Write a file through `write`; it appears whole or not at all.
+/// Write a file through `write`; it appears whole or not at all. A link stays, and what it leads to is replaced;
+/// what is no regular file (a device, a pipe) is written to: renamed over, `/dev/null` would be gone for everyone.
 pub fn write_file(path: &Path, write: impl FnOnce(&mut std::fs::File) -> Result<()>) -> Result<()> {
     let about = || format!("{}: cannot write", path.display());
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let place = match std::fs::metadata(path) {
+        Ok(place) if place.is_file() => std::fs::canonicalize(path).with_context(about)?,
+        Ok(place) if !place.is_dir() => return write_stream(path, write),
+        _ => path.to_owned(),
+    };
+    let folder = place.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".hotgraft-").tempfile_in(folder).with_context(about)?;
     write(file.as_file_mut())?;
     let finish = || -> std::io::Result<()> {
         // What takes the place of something must not be lost with it when the power fails.
-        if path.exists() {
+        if place.exists() {
             file.as_file().sync_all()?;
         }
         #[cfg(unix)]
@@ -188,10 +194,23 @@ pub fn write_file(path: &Path, write: impl FnOnce(&mut std::fs::File) -> Result<
             use std::os::unix::fs::PermissionsExt;
             file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
         }
-        file.persist(path).map_err(|e| e.error)?;
+        file.persist(&place).map_err(|e| e.error)?;
         Ok(())
     };
     finish().with_context(about)
+}
+
+/// Let `write` fill a file without a name, then copy it to the device or pipe at `path`.
+fn write_stream(path: &Path, write: impl FnOnce(&mut std::fs::File) -> Result<()>) -> Result<()> {
+    let about = || format!("{}: cannot write", path.display());
+    let mut file = tempfile::tempfile().with_context(about)?;
+    write(&mut file)?;
+    let mut copy = || -> std::io::Result<()> {
+        file.rewind()?;
+        std::io::copy(&mut file, &mut std::fs::File::options().write(true).open(path)?)?;
+        Ok(())
+    };
+    copy().with_context(about)
 }
 
 /// Human text on stdout; colours are dropped where they are not wanted.
@@ -208,4 +227,51 @@ pub fn json(value: &impl Serialize) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(value).context("cannot make JSON")?;
     bytes.push(b'\n');
     Ok(bytes)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{FileTypeExt, symlink};
+
+    #[test]
+    fn a_pipe_is_written_to_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || std::fs::read(pipe).unwrap()
+        });
+        write_bytes(&pipe, b"everything").unwrap();
+        assert_eq!(reader.join().unwrap(), b"everything");
+        assert!(std::fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+    }
+
+    #[test]
+    fn a_link_stays_and_its_file_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::fs::write(&file, "before").unwrap();
+        symlink(&file, &link).unwrap();
+        write_bytes(&link, b"after").unwrap();
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read(&file).unwrap(), b"after");
+    }
+
+    #[test]
+    fn a_failed_run_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "before").unwrap();
+        let failed = write_file(&file, |half| {
+            half.write_all(b"half")?;
+            anyhow::bail!("no more")
+        });
+        assert!(failed.is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"before");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing half-made is left");
+        assert!(write_bytes(folder.path(), b"x").is_err(), "a folder is no place for a file");
+        assert!(folder.path().is_dir());
+    }
 }
