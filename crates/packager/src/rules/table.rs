@@ -414,6 +414,14 @@ pub static RULES: &[Rule] = &[
         rows: &["I13"],
     },
     Rule {
+        key: "image.export.alone",
+        outcomes: &[Outcome::Refuse],
+        head: Some(Head::Exports),
+        why: "Nothing but the new export differs: there is nothing to lead calls to, and the export table of a loaded image cannot grow.",
+        todo: "Deliver the new interface with a restart; no condition makes a hotpatch of it.",
+        rows: &["I13"],
+    },
+    Rule {
         key: "image.export.changed",
         outcomes: &[Outcome::Refuse],
         head: Some(Head::Exports),
