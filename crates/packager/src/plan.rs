@@ -121,7 +121,7 @@ pub fn plan(old: &Program, new: &Program, cmp: &Comparison, verdict: &Verdict, o
         // A part of a function that comes along unchanged replaces nothing: frames of the old version go on to use the
         // old one.
         let same = ctx.function_pair(id).0.status == Status::Identical;
-        let along = same && !new.functions[id.index()].funclet_of.is_empty();
+        let along = same && ctx.is_funclet(id);
         let replaced = ctx.counterpart(id).filter(|_| !along);
         let method = match replaced {
             Some(old_id) if !closure.direct_only.contains(&id) => {
