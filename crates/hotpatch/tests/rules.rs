@@ -153,7 +153,7 @@ const CASES: &[Case] = &[
         graft.push(1);
         let length = graft.len() as u32;
         graft[12..16].copy_from_slice(&length.to_le_bytes());
-        let digest = hotgraft_hotpatch::sha::both(&[&graft[..16], &graft[48..]].concat()).0;
+        let digest = sha::both(&[&graft[..16], &graft[48..]].concat()).0;
         graft[16..48].copy_from_slice(&digest);
         build_raw(&content().info.to_bytes().unwrap(), &graft)
     }),

@@ -670,6 +670,14 @@ pub static RULES: &[Rule] = &[
         rows: &["D13"],
     },
     Rule {
+        key: "type.frames.changed",
+        outcomes: &[Outcome::Patch],
+        head: None,
+        why: "Its objects live in frames of replaced functions alone, as the code of both versions shows, so none has the other layout where no such function is on a stack; the patch comes and goes only then.",
+        todo: "",
+        rows: &["D12"],
+    },
+    Rule {
         key: "type.layout.changed",
         outcomes: &[Outcome::Refuse],
         head: Some(Head::DataStructures),
