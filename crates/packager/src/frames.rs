@@ -18,17 +18,19 @@
 
 mod align;
 mod flow;
+mod state;
 
 use crate::closure::Closure;
 use crate::context::Context;
 use crate::escape::returns_nothing;
 use crate::uses::{User, Uses, is_address_taken};
-use flow::{ARGUMENTS, Body, Line, Parameters, Place, State, Value};
+use flow::{Body, Line};
 use hotgraft_diff::comparison::function_label;
 use hotgraft_program::code::Exit;
 use hotgraft_program::{Architecture, Entity, Form, Function, FunctionId, HandlerData, Program};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use rustc_hash::FxHasher;
+use state::{ARGUMENTS, Parameters, Place, State, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
