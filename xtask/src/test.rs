@@ -119,6 +119,9 @@ fn fixture_expectations(report: &mut Report, live: bool, emulate: bool) -> Resul
                 if let Some(want) = &run.midway_stdout {
                     fixture.run_midway(&wine, &windows, &patch, want)?;
                 }
+                if let Some(want) = &run.rolled_back_stdout {
+                    fixture.run_rolled_back(&wine, &windows, &patch, want)?;
+                }
                 match &run.veto_stdout {
                     Some(want) => fixture.run_vetoed(&wine, &windows, &patch, want),
                     None => Ok(()),

@@ -323,7 +323,8 @@ fn text(report: &Report<'_>, verdict: &Verdict, old: &Program) -> String {
     }
     let conditions: Vec<&str> =
         verdict.findings.iter().filter(|f| f.outcome == Outcome::Condition).map(|f| f.key).collect();
-    if verdict.decision == Decision::Refuse && !conditions.is_empty() {
+    // Where a rule refuses, no condition helps.
+    if verdict.decision == Decision::Refuse && shown(verdict) != Decision::Refuse && !conditions.is_empty() {
         let mut keys = conditions;
         keys.dedup();
         let _ = writeln!(

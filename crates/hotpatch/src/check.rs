@@ -99,8 +99,8 @@ fn examine(bytes: &[u8], findings: &mut Findings) -> Option<(RawInfo, Option<Gra
             let flags = view.section(SECTION).map_or(0, |s| s.characteristics);
             findings
                 .require(flags & 0xA000_0000 == 0, GRAFT_PRESENT, || "the section is writable or executable".into());
-            let canonical =
-                graft.to_bytes().is_ok_and(|b| bytes.starts_with(&b) && bytes[b.len()..].iter().all(|z| *z == 0));
+            // What is behind the record belongs to the image.
+            let canonical = graft.to_bytes().is_ok_and(|b| bytes.starts_with(&b));
             findings.require(canonical, GRAFT_CANONICAL, || "another encoding of the same content".into());
             Some(graft)
         }

@@ -5,16 +5,18 @@
 
 use crate::error::{Error, Result};
 use crate::graft::{
-    BaseIdentity, EntryMethod, Graft, GraftFunction, Guarded, GuardedKind, Hook, HookPoint, Hooks, NearReference,
+    BaseIdentity, EntryMethod, GUARD_DIGEST, Graft, GraftFunction, Guarded, GuardedKind, Hook, HookPoint, Hooks,
+    NearReference,
 };
 use sha2::{Digest, Sha256};
 
 /// First bytes of the section.
 pub const MAGIC: [u8; 8] = *b"HGRAFT\x1a\n";
-/// Version written where nothing needs the later one.
-pub const VERSION: u32 = 1;
-/// Version with who accepted the conditions, and hooks: who knows version 1 alone must not apply such a patch.
-pub const VERSION_HOOKS: u32 = 2;
+/// Version written where nothing needs the later one. Versions 1 and 2 had whole SHA-256 of guarded ranges, which were a fifth
+/// of a typical patch, and are not read any more.
+pub const VERSION: u32 = 3;
+/// Version with who accepted the conditions, and hooks: who knows version 3 alone must not apply such a patch.
+pub const VERSION_HOOKS: u32 = 4;
 
 const HEADER: usize = 216;
 const HEADER_HOOKS: usize = 264;
@@ -22,7 +24,7 @@ const DIGEST_AT: usize = 16;
 const DIGEST_END: usize = 48;
 const FUNCTION: usize = 40;
 const NEAR: usize = 12;
-const GUARDED: usize = 52;
+const GUARDED: usize = 20 + GUARD_DIGEST;
 const TEXT: usize = 8;
 const HOOK: usize = 8;
 
@@ -143,7 +145,7 @@ impl Graft {
         let extended = match word(8) {
             VERSION => false,
             VERSION_HOOKS => true,
-            _ => return Err(fail("version", 8, "version 1 or 2")),
+            _ => return Err(fail("version", 8, "version 3 or 4")),
         };
         let least = if extended { HEADER_HOOKS } else { HEADER };
         let length = word(12) as usize;

@@ -82,6 +82,10 @@ pub enum GuardedKind {
     Constant = 3,
 }
 
+/// Bytes of the digest of a guarded range. It tells a changed function from the right one; whoever could look for another one
+/// with the same digest can write to the process as it is.
+pub const GUARD_DIGEST: usize = 12;
+
 /// A range of the base that must be, in memory, what the base file says after relocation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Guarded {
@@ -91,10 +95,10 @@ pub struct Guarded {
     pub size: u32,
     /// What it is.
     pub kind: GuardedKind,
-    /// SHA-256 of the bytes as in the base file mapped at its preferred base, with every field under a base
+    /// Start of the SHA-256 of the bytes as in the base file mapped at its preferred base, with every field under a base
     /// relocation reduced to its RVA (8-byte little-endian; import slots do not occur).
     #[serde(with = "crate::hex")]
-    pub digest: [u8; 32],
+    pub digest: [u8; GUARD_DIGEST],
     /// Name for people.
     pub name: String,
 }
@@ -192,7 +196,7 @@ pub fn guarded_digest(
     relocations: &[u32],
     image_base: u64,
     pointer_size: u32,
-) -> Option<[u8; 32]> {
+) -> Option<[u8; GUARD_DIGEST]> {
     use sha2::{Digest, Sha256};
     let width = pointer_size as usize;
     let end = u64::from(rva) + bytes.len() as u64;
@@ -212,5 +216,5 @@ pub fn guarded_digest(
         done = at + width;
     }
     hash.update(&bytes[done..]);
-    Some(hash.finalize().into())
+    hash.finalize().first_chunk().copied()
 }

@@ -29,7 +29,7 @@ fn an_image_without_near_list_is_structurally_a_windows_hotpatch() {
 #[test]
 fn who_accepted_and_hooks_are_kept_in_a_version_of_their_own() {
     let plain = content().graft.to_bytes().unwrap();
-    assert_eq!(plain[8..12], 1u32.to_le_bytes());
+    assert_eq!(plain[8..12], 3u32.to_le_bytes());
     let hooks = Hooks {
         object_sha256: [9; 32],
         entries: vec![
@@ -45,7 +45,7 @@ fn who_accepted_and_hooks_are_kept_in_a_version_of_their_own() {
         assert_eq!(check::check_against(&bytes, &base()), []);
         assert_eq!(read(&bytes).unwrap().graft.as_ref(), Some(&content.graft));
         let section = content.graft.to_bytes().unwrap();
-        assert_eq!(section[8..12], 2u32.to_le_bytes(), "who knows version 1 alone must not take it");
+        assert_eq!(section[8..12], 4u32.to_le_bytes(), "who knows version 3 alone must not take it");
         let json = serde_json::to_string(&content.graft).unwrap();
         assert_eq!(serde_json::from_str::<Graft>(&json).unwrap(), content.graft);
     }

@@ -148,8 +148,13 @@ const CASES: &[Case] = &[
     (GRAFT_PRESENT, || patched(OPTIONAL + 240 + 2 * 40 + 36, &0xC000_0040u32.to_le_bytes())),
     (GRAFT_READABLE, || build_raw(&content().info.to_bytes().unwrap(), b"HGRAFT\x1a\n")),
     (GRAFT_CANONICAL, || {
+        // A byte more that nothing refers to, with the length and the digest to match.
         let mut graft = content().graft.to_bytes().unwrap();
         graft.push(1);
+        let length = graft.len() as u32;
+        graft[12..16].copy_from_slice(&length.to_le_bytes());
+        let digest = sha::both(&[&graft[..16], &graft[48..]].concat()).0;
+        graft[16..48].copy_from_slice(&digest);
         build_raw(&content().info.to_bytes().unwrap(), &graft)
     }),
     (GRAFT_CANONICAL, || changed(|c| c.graft.cves.reverse())),

@@ -48,6 +48,13 @@ impl<'a> Context<'a> {
         if pair.status == Status::Changed && !is_trusted_function(pair.matched) { None } else { pair.old }
     }
 
+    /// True for a function that, by the unwind data of either side, runs on the frame of another one: a filter, a clean-up
+    /// or a catch block.
+    pub fn is_funclet(&self, new: FunctionId) -> bool {
+        let owned = |program: &Program, id: FunctionId| !program.functions[id.index()].funclet_of.is_empty();
+        owned(self.new, new) || self.function_pair(new).0.old.is_some_and(|old| owned(self.old, old))
+    }
+
     /// `name (old 0x1000+0x20, new 0x1010+0x28)`.
     pub fn function_subject(&self, old: Option<FunctionId>, new: Option<FunctionId>) -> String {
         let name = match (new, old) {

@@ -9,6 +9,7 @@ pub mod contract;
 pub mod emit;
 pub mod error;
 pub mod escape;
+mod frames;
 pub mod plan;
 pub mod resolve;
 pub mod rules;

@@ -7,6 +7,7 @@
 use crate::closure::Closure;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::rules::types::quiet;
 use crate::uses::is_address_taken;
 use crate::verdict::{Decision, Options, Outcome, Verdict};
 use hotgraft_diff::comparison::{Comparison, Status, function_label};
@@ -116,12 +117,13 @@ pub fn plan(old: &Program, new: &Program, cmp: &Comparison, verdict: &Verdict, o
             block.key, block.text
         )));
     }
+    let quiet = quiet(&ctx, &closure);
     let mut functions = Vec::with_capacity(closure.functions.len());
     for &id in closure.functions.keys() {
         // A part of a function that comes along unchanged replaces nothing: frames of the old version go on to use the
         // old one.
         let same = ctx.function_pair(id).0.status == Status::Identical;
-        let along = same && !new.functions[id.index()].funclet_of.is_empty();
+        let along = same && ctx.is_funclet(id);
         let replaced = ctx.counterpart(id).filter(|_| !along);
         let method = match replaced {
             Some(old_id) if !closure.direct_only.contains(&id) => {
@@ -135,7 +137,7 @@ pub fn plan(old: &Program, new: &Program, cmp: &Comparison, verdict: &Verdict, o
             }
             _ => None,
         };
-        functions.push(PlannedFunction { new: id, old: replaced, method, quiesce: false });
+        functions.push(PlannedFunction { new: id, old: replaced, method, quiesce: quiet.contains(&id) });
     }
     // Function and object tables are sorted by RVA, and so are the closure's sets.
     let objects = closure.objects.keys().map(|&new| PlannedObject { new }).collect();

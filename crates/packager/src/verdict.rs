@@ -143,6 +143,7 @@ pub(crate) fn judge_closure(ctx: &Context, closure: &Closure) -> Verdict {
     findings.extend(rules::hooks::present(ctx, closure));
     findings.extend(closure.blocks.iter().cloned());
     account(ctx, &mut findings);
+    findings.extend(rules::image::export_alone(&findings));
     findings.sort_by(|a, b| {
         (rank(a.outcome), a.key, &a.subject, &a.text).cmp(&(rank(b.outcome), b.key, &b.subject, &b.text))
     });
@@ -206,11 +207,13 @@ pub fn differences(cmp: &Comparison) -> Vec<Difference> {
 fn decide(findings: &[Finding], accept: &[String]) -> Decision {
     let has = |outcome| findings.iter().any(|f| f.outcome == outcome);
     let open = findings.iter().any(|f| f.outcome == Outcome::Condition && !accept.iter().any(|key| key == f.key));
-    if has(Outcome::Refuse) || open {
+    if has(Outcome::Refuse) {
         Decision::Refuse
     } else if !has(Outcome::Patch) {
-        // What was accepted needs no patch.
+        // A condition of a patch that nothing calls for need not be accepted.
         Decision::Nothing
+    } else if open {
+        Decision::Refuse
     } else if has(Outcome::Condition) {
         Decision::Conditional
     } else {

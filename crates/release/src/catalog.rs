@@ -215,6 +215,9 @@ pub struct Patch {
     pub size: u64,
     /// Conditions that were accepted by name.
     pub accepted: Vec<String>,
+    /// Who accepted them, if the patch says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_by: Option<String>,
     /// Why it cannot be rolled back; absent if it can.
     pub irrevertible: Option<String>,
     /// Replaced functions.

@@ -102,6 +102,7 @@ pub fn patch_of(image: &str, file: &str, bytes: &[u8]) -> Result<Patch> {
         sha256: hex::text(&patch.sha256()),
         size: bytes.len() as u64,
         accepted: graft.accepted.clone(),
+        accepted_by: graft.accepted_by.clone(),
         irrevertible: graft.irrevertible.clone(),
         replaced: graft.functions.iter().filter(|f| f.base_rva.is_some()).map(|f| f.name.clone()).collect(),
     })

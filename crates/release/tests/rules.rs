@@ -41,6 +41,7 @@ fn hotpatch(id: &str, base: &str, sequence: u32, before: Option<&str>, build: u8
         sha256: format!("{:02x}", sequence + 100).repeat(32),
         size: 1,
         accepted: Vec::new(),
+        accepted_by: None,
         irrevertible: None,
         replaced: Vec::new(),
     };

@@ -50,6 +50,7 @@ fn catalog() -> Catalog {
         sha256: sha(30 + n),
         size: 1,
         accepted: vec![],
+        accepted_by: None,
         irrevertible: None,
         replaced: vec![],
     };

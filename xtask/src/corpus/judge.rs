@@ -8,15 +8,18 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::same;
 use super::step::Built;
 use crate::command;
 use crate::hotgraft::{self, Hotgraft};
 
 /// The result for one image.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Row {
     /// The package.
     pub package: String,
+    /// The optimisation level.
+    pub level: String,
     /// The first CVE id.
     pub cve: String,
     /// The image's file name.
@@ -25,6 +28,8 @@ pub struct Row {
     pub verdict: String,
     /// Conditions and refusals, `key (subject)`.
     pub reasons: Vec<String>,
+    /// Keys of the rules that refuse it, each once.
+    pub refusals: Vec<String>,
     /// Functions replaced.
     pub replaced: Vec<String>,
     /// Functions added.
@@ -54,7 +59,8 @@ pub struct Row {
 impl Row {
     /// One line of the table.
     pub fn line(&self) -> String {
-        let mut line = format!("{:<10} {:<15} {:<14} {:<11}", self.package, self.cve, self.image, self.verdict);
+        let (package, level) = (&self.package, &self.level);
+        let mut line = format!("{package:<10} {level} {:<15} {:<14} {:<11}", self.cve, self.image, self.verdict);
         let residual = self.residual.map_or_else(|| "-".to_owned(), |count| count.to_string());
         let _ = write!(line, " residual {residual} {:>6.1} s  replaced {}", self.seconds, list(&self.replaced));
         if self.added > 0 {
@@ -95,22 +101,12 @@ fn list(names: &[String]) -> String {
 pub fn image(hotgraft: &Hotgraft, built: &Built, image: &str, out: &Path) -> Row {
     let mut row = Row {
         package: built.step.package.clone(),
+        level: built.level.clone(),
         cve: built.step.cve.first().cloned().unwrap_or_default(),
         image: image.to_owned(),
         verdict: "error".to_owned(),
-        reasons: Vec::new(),
-        replaced: Vec::new(),
-        added: 0,
         truth: built.step.source_functions.changed.clone(),
-        inlined: Vec::new(),
-        differ: 0,
-        sizes: (0, 0),
-        residual: None,
-        seconds: 0.0,
-        needless: Vec::new(),
-        missed: Vec::new(),
-        fault: None,
-        patch: None,
+        ..Row::default()
     };
     if let Err(error) = fill(&mut row, hotgraft, built, out) {
         let text = format!("{error:#}");
@@ -122,7 +118,8 @@ pub fn image(hotgraft: &Hotgraft, built: &Built, image: &str, out: &Path) -> Row
 fn fill(row: &mut Row, hotgraft: &Hotgraft, built: &Built, out: &Path) -> Result<()> {
     let old = built.folder.join("old").join(&row.image);
     let new = built.folder.join("new").join(&row.image);
-    let patch = out.join(format!("{}-{}.hotpatch.dll", built.step.step, row.image));
+    let level = built.level.trim_start_matches('-');
+    let patch = out.join(format!("{}-{level}-{}.hotpatch.dll", built.step.step, row.image));
     let from = Instant::now();
     let (mut exit, mut report) = build(hotgraft, &old, &new, &patch, &[])?;
     row.seconds = from.elapsed().as_secs_f64();
@@ -143,6 +140,10 @@ fn fill(row: &mut Row, hotgraft: &Hotgraft, built: &Built, out: &Path) -> Result
     ensure!(exit == wanted, "exit code {exit} with the verdict {}", row.verdict);
     ensure!(row.verdict != "refuse" || !row.reasons.is_empty(), "refused without a reason");
     ensure!(patch.is_file() == (exit == 0), "a patch is there or missing against exit code {exit}");
+    row.refusals = keys(&report, "refuse");
+    if row.verdict == "nothing" && conditions.is_empty() {
+        same::check(&old, &new).context("nothing to patch is said, and yet the images are not the same")?;
+    }
     if exit != 0 {
         return Ok(());
     }

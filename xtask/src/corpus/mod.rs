@@ -8,6 +8,8 @@ mod judge;
 mod live;
 mod live_tool;
 mod recipe;
+mod same;
+mod share;
 mod step;
 
 use std::path::PathBuf;
@@ -34,9 +36,10 @@ pub enum Programs {
 /// What to do.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Take pairs that are already built, in DIR/PACKAGE/NN-CVE/{old,new} with step.json.
-    #[arg(long, value_name = "DIR")]
-    from: Option<PathBuf>,
+    /// Take pairs that are already built, in DIR/PACKAGE/NN-CVE/{old,new} with step.json. May be given several times;
+    /// LEVEL says how they were optimised, if not as --opt says.
+    #[arg(long, value_name = "[LEVEL=]DIR", allow_hyphen_values = true)]
+    from: Vec<String>,
     /// Optimisation level to build with.
     #[arg(long, default_value = "-O2", allow_hyphen_values = true)]
     opt: String,
@@ -67,13 +70,17 @@ pub struct Options {
 /// # Errors
 /// If a result is wrong: an internal error, a residual, a needless or a missed replacement, or other behaviour.
 pub fn run(options: &Options) -> Result<()> {
-    let from = match &options.from {
-        Some(from) => from.clone(),
-        None => build_pairs(options)?,
-    };
-    let mut fixes = step::all(&from, &options.packages)?;
-    fixes.retain(|fix| options.step.as_ref().is_none_or(|part| fix.step.step.contains(part.as_str())));
-    ensure!(!fixes.is_empty(), "no built fix in {}", from.display());
+    let mut from: Vec<(String, PathBuf)> = options.from.iter().map(|from| level_and_folder(from, options)).collect();
+    if from.is_empty() {
+        from.push((options.opt.clone(), build_pairs(options)?));
+    }
+    let mut fixes = Vec::new();
+    for (level, folder) in &from {
+        let mut found = step::all(folder, level, &options.packages)?;
+        found.retain(|fix| options.step.as_ref().is_none_or(|part| fix.step.step.contains(part.as_str())));
+        ensure!(!found.is_empty(), "no built fix in {}", folder.display());
+        fixes.extend(found);
+    }
     let kept;
     let out = match &options.out {
         Some(out) => {
@@ -116,7 +123,15 @@ pub fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// If one is malformed.
 pub fn built(from: &std::path::Path) -> Result<Vec<Built>> {
-    step::all(from, &[])
+    step::all(from, "", &[])
+}
+
+/// The two parts of an argument of `--from`.
+fn level_and_folder(from: &str, options: &Options) -> (String, PathBuf) {
+    match from.split_once('=') {
+        Some((level, folder)) if level.starts_with("-O") => (level.to_owned(), folder.into()),
+        _ => (options.opt.clone(), from.into()),
+    }
 }
 
 /// Builds the packages' pairs into the cache.
@@ -137,10 +152,6 @@ fn build_pairs(options: &Options) -> Result<PathBuf> {
 
 /// Prints the totals; returns the number of wrong results.
 fn totals(judged: &[(&Built, Vec<Row>)]) -> usize {
-    // A fix that touches several images is as good as the worst of them.
-    let fixes_with = |verdict: &[&str]| {
-        judged.iter().filter(|(_, rows)| rows.iter().all(|row| verdict.contains(&row.verdict.as_str()))).count()
-    };
     let rows: Vec<&Row> = judged.iter().flat_map(|(_, rows)| rows).collect();
     let count = |test: &dyn Fn(&Row) -> bool| rows.iter().filter(|row| test(row)).count();
     say::step("totals");
@@ -155,11 +166,6 @@ fn totals(judged: &[(&Built, Vec<Row>)]) -> usize {
         count(&|row| row.verdict == "error"),
     ));
     say::line(&format!(
-        "{} fixes patched in every image without condition, {} with conditions accepted",
-        fixes_with(&["patch", "nothing"]),
-        fixes_with(&["patch", "conditional", "nothing"]),
-    ));
-    say::line(&format!(
         "residual {}, needless replacements {}, missed {}, faults {}; slowest build {:.1} s",
         rows.iter().filter_map(|row| row.residual).sum::<u64>(),
         rows.iter().map(|row| row.needless.len()).sum::<usize>(),
@@ -167,7 +173,9 @@ fn totals(judged: &[(&Built, Vec<Row>)]) -> usize {
         count(&|row| row.fault.is_some()),
         rows.iter().map(|row| row.seconds).fold(0.0, f64::max),
     ));
-    say::step("packages");
+    say::step("fixes");
+    share::print(judged);
+    say::step("images");
     say::line(
         "package     images  patch  nothing  refuse  error  residual  replaced/differ  patch size/replaced code (median)",
     );

@@ -64,6 +64,8 @@ impl Functions {
 pub struct Built {
     /// The fix.
     pub step: Step,
+    /// The optimisation level that it was built with.
+    pub level: String,
     /// The folder with `old` and `new`.
     pub folder: PathBuf,
 }
@@ -72,7 +74,7 @@ pub struct Built {
 ///
 /// # Errors
 /// If a folder cannot be listed, or a `step.json` is malformed.
-pub fn all(root: &Path, packages: &[String]) -> Result<Vec<Built>> {
+pub fn all(root: &Path, level: &str, packages: &[String]) -> Result<Vec<Built>> {
     let mut found = Vec::new();
     for package in folders(root)? {
         let name = package.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -86,7 +88,7 @@ pub fn all(root: &Path, packages: &[String]) -> Result<Vec<Built>> {
             }
             let text = fs::read_to_string(&file)?;
             let step = serde_json::from_str(&text).with_context(|| format!("{} is malformed", file.display()))?;
-            found.push(Built { step, folder });
+            found.push(Built { step, level: level.to_owned(), folder });
         }
     }
     Ok(found)

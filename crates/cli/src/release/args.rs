@@ -162,6 +162,9 @@ pub struct AddHotpatchArgs {
     /// Accept a named condition of the verdicts. May be given several times.
     #[arg(long, value_name = "KEY")]
     pub accept: Vec<String>,
+    /// Who accepts the conditions; recorded in the patches and the catalog.
+    #[arg(long, value_name = "NAME", requires = "accept", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub accepted_by: Option<String>,
     /// A signed patch to put in the place of the built one; it must be the built one with a signature. May be given
     /// several times.
     #[arg(long, value_name = "PATCH")]

@@ -26,6 +26,8 @@ struct Manifest {
     /// Conditions that are accepted in every pair.
     #[serde(default)]
     accept: Vec<String>,
+    /// Who accepts them.
+    accepted_by: Option<String>,
     /// Two folders of a product: every image that both have is a pair.
     old_folder: Option<PathBuf>,
     new_folder: Option<PathBuf>,
@@ -113,6 +115,8 @@ struct Key<'a> {
     kb: &'a Option<String>,
     cves: &'a [String],
     accept: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted_by: &'a Option<String>,
 }
 
 fn pdb_hash(image: &Path) -> Result<Option<String>> {
@@ -247,6 +251,7 @@ fn one(manifest: &Manifest, image: &str, pair: &Pair, cache: &Cache<'_>) -> Resu
         kb: &manifest.kb,
         cves,
         accept: &accept,
+        accepted_by: &manifest.accepted_by,
     };
     let key = canonical::sha256(&canonical::bytes(&key)?);
     if let Some((result, patch)) = cache.get(&key) {
@@ -257,6 +262,7 @@ fn one(manifest: &Manifest, image: &str, pair: &Pair, cache: &Cache<'_>) -> Resu
         kb: manifest.kb.clone(),
         cves: cves.clone(),
         accept,
+        accepted_by: manifest.accepted_by.clone(),
         ..Options::default()
     };
     let judged = pairs::judge(&pair.old, &pair.new, &options)?;

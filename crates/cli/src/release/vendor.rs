@@ -192,6 +192,7 @@ pub fn add_hotpatch(args: &AddHotpatchArgs, terminal: &Terminal) -> Result<Exit>
                 kb: args.facts.kb.clone(),
                 cves: cves.collect(),
                 accept: args.accept.clone(),
+                accepted_by: args.accepted_by.clone(),
                 ..Options::default()
             };
             Ok((name, pairs::judge(old, new, &options)?))

@@ -11,6 +11,32 @@ fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
+fn who_accepted_a_condition_is_in_the_patch_and_in_the_catalog() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let pair = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/fixtures/export-added");
+    let side = |side: &str| pair.join(side).join("export-added.dll").display().to_string();
+    let manifest = |more: &str| {
+        let (old, new) = (side("old"), side("new"));
+        let pair = format!("[[pair]]\nold = \"{old}\"\nnew = \"{new}\"\naccept = [\"image.export.added\"]\n");
+        std::fs::write(at("m.toml"), format!("schema = \"hotgraft.manifest/1\"\nsequence = 1\n{more}{pair}"))
+            .expect("writable");
+    };
+    let catalogued = |out: &str| {
+        let [m, cache, to] = ["m.toml", "cache", out].map(|name| at(name).display().to_string());
+        release(&format!("build --manifest {m} -o {to} --cache {cache} --format json"), 0);
+        let bytes = std::fs::read(at(out).join("export-added_hotpatch.dll")).expect("readable");
+        hotgraft_release::workshop::patch_of("export-added.dll", "p.dll", &bytes).expect("a patch")
+    };
+    manifest("");
+    let nobody = catalogued("nobody");
+    assert_eq!((nobody.accepted.as_slice(), nobody.accepted_by), (&["image.export.added".to_owned()][..], None));
+    // The cache knows the difference.
+    manifest("accepted_by = \"A. Reviewer\"\n");
+    assert_eq!(catalogued("somebody").accepted_by.as_deref(), Some("A. Reviewer"));
+}
+
+#[test]
 fn many_pairs_all_or_nothing_with_a_cache_that_resumes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = |name: &str| folder.path().join(name);

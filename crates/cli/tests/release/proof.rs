@@ -62,9 +62,10 @@ fn a_patch_says_what_its_release_says() {
         let mut workshop = Workshop::open(&vendor.catalog()).expect("a catalog");
         workshop.add_hotpatch(date, hotpatch, &files).map(|_| ())
     };
-    let changes: [&dyn Fn(&mut Hotpatch); 4] = [
+    let changes: [&dyn Fn(&mut Hotpatch); 5] = [
         &|h| h.kb = Some("KB1".into()),
         &|h| h.patches[0].accepted = vec!["runtime.loop.endless".into()],
+        &|h| h.patches[0].accepted_by = Some("A. Reviewer".into()),
         &|h| h.patches[0].replaced.clear(),
         &|h| {
             h.fixes.insert("CVE-2026-0002".into(), ["engine.dll".to_owned()].into());

@@ -11,7 +11,7 @@ impl Builder<'_, '_> {
     /// A function whose old entry is not redirected needs all its callers.
     pub(super) fn check_entry(&mut self, old: FunctionId, new: FunctionId) {
         let ctx = self.ctx;
-        if self.is_funclet(old, new) {
+        if self.keeps_entry_for_frames(old, new) {
             return;
         }
         let drift = contract::drift(ctx, old, new);
@@ -73,11 +73,11 @@ impl Builder<'_, '_> {
 
     /// A function that runs on another one's frame: frames of the old version go on to need the old code, so that its entry
     /// stays as it is, and the new version is for the new versions of its owners only.
-    fn is_funclet(&mut self, old: FunctionId, new: FunctionId) -> bool {
+    fn keeps_entry_for_frames(&mut self, old: FunctionId, new: FunctionId) -> bool {
         let ctx = self.ctx;
         let (last, next) = (&ctx.old.functions[old.index()], &ctx.new.functions[new.index()]);
         let (a, b) = (&last.funclet_of, &next.funclet_of);
-        if a.is_empty() && b.is_empty() {
+        if !ctx.is_funclet(new) {
             if last.is_named_as_funclet() || next.is_named_as_funclet() {
                 let about = Some(ctx.function_pair(new).1);
                 let subject = ctx.function_subject(Some(old), Some(new));

@@ -19,13 +19,13 @@ const FIRST: u32 = 0x1000;
 /// Sections in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SectionId {
+    /// Code.
     Text,
-    Rdata,
+    /// Variables.
     Data,
-    Pdata,
-    Idata,
+    /// `.hgraft`, and behind it everything else that is only read: constants, tables, unwind data, imports, base
+    /// relocations. One section, because each costs a row of the section table and half a file alignment.
     Graft,
-    Reloc,
 }
 
 /// Position and size of a section; a size of 0 means that it is not there.
@@ -50,13 +50,13 @@ pub(crate) struct Layout {
     /// RVA of each own import's slot.
     pub(crate) imports: Vec<u32>,
     pub(crate) text: Extent,
-    pub(crate) rdata: Extent,
     pub(crate) data: Extent,
     /// Bytes of `data` that the file holds.
     pub(crate) data_initialised: u32,
+    /// Read-only data, up to the base relocations.
+    pub(crate) graft: Extent,
     pub(crate) pdata: Extent,
     pub(crate) idata: Extent,
-    pub(crate) graft: Extent,
     /// Behind all the others, its size is not known here.
     pub(crate) reloc: u32,
     /// Preferred load address of the patch.
@@ -118,34 +118,33 @@ pub(crate) fn place(input: &Input<'_>, parts: &Parts) -> Result<Layout> {
     layout.thunks = cursor.take(16, 0, THUNK * parts.thunks.len() as u32);
     let mut next = section(&mut layout.text, FIRST, &mut cursor);
 
+    place_data(parts, &mut layout, &mut cursor, |kind| kind == PieceKind::Variable);
+    layout.data_initialised = (cursor.at - u64::from(next)) as u32;
+    place_data(parts, &mut layout, &mut cursor, |kind| kind == PieceKind::Zero);
+    next = section(&mut layout.data, next, &mut cursor);
+
+    // The size of what tables say does not depend on positions, so it is known before the positions behind them.
+    let graft = tables::graft(input, parts, &layout)?.to_bytes()?;
+    cursor.take(4, 0, graft.len() as u32);
     place_data(parts, &mut layout, &mut cursor, |kind| kind == PieceKind::Constant);
     place_data(parts, &mut layout, &mut cursor, |kind| kind == PieceKind::Unwind);
     layout.slots = cursor.take(8, 0, SLOT * parts.slots.len() as u32);
     for (literal, at) in parts.literals.iter().zip(&mut layout.literals) {
         *at = cursor.take(64, literal.rva % 64, literal.bytes.len() as u32);
     }
-    layout.load_config = cursor.take(16, 0, super::pe::LOAD_CONFIG_SIZE);
+    layout.load_config = cursor.take(8, 0, super::pe::load_config_size(input));
     layout.guard_table = cursor.take(4, 0, 4 * parts.call_targets.len() as u32);
     let table = tables::info(input, parts, &layout)?.to_bytes()?;
-    layout.hot_patch = cursor.take(16, 0, table.len() as u32);
-    next = section(&mut layout.rdata, next, &mut cursor);
-
-    place_data(parts, &mut layout, &mut cursor, |kind| kind == PieceKind::Variable);
-    layout.data_initialised = (cursor.at - u64::from(next)) as u32;
-    place_data(parts, &mut layout, &mut cursor, |kind| kind == PieceKind::Zero);
-    next = section(&mut layout.data, next, &mut cursor);
-
-    cursor.take(4, 0, 12 * parts.runtime_functions.len() as u32);
-    next = section(&mut layout.pdata, next, &mut cursor);
-
-    let imports = super::pe::imports(input, parts, next)?;
+    layout.hot_patch = cursor.take(8, 0, table.len() as u32);
+    let size = 12 * parts.runtime_functions.len() as u32;
+    layout.pdata = Extent { rva: cursor.take(4, 0, size), size };
+    let at = cursor.take(8, 0, 0);
+    let imports = super::pe::imports(input, parts, at)?;
     layout.imports = imports.slots;
-    cursor.take(4, 0, imports.bytes.len() as u32);
-    next = section(&mut layout.idata, next, &mut cursor);
-
-    let graft = tables::graft(input, parts, &layout)?.to_bytes()?;
-    cursor.take(4, 0, graft.len() as u32);
-    layout.reloc = section(&mut layout.graft, next, &mut cursor);
+    let size = imports.bytes.len() as u32;
+    layout.idata = Extent { rva: cursor.take(8, 0, size), size };
+    layout.reloc = cursor.take(4, 0, 0);
+    section(&mut layout.graft, next, &mut cursor);
     if cursor.at >= 1 << 31 {
         return Err(internal("the patch is larger than 2 GB"));
     }

@@ -9,8 +9,8 @@ use hotgraft_program::{Image, ImportName};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// Bytes of the load configuration: all fields of IMAGE_LOAD_CONFIG_DIRECTORY64 that are public.
-pub(crate) const LOAD_CONFIG_SIZE: u32 = 0x140;
+/// Bytes of the load configuration: IMAGE_LOAD_CONFIG_DIRECTORY64 up to HotPatchTableOffset and the word behind it.
+const LOAD_CONFIG_SIZE: u32 = 0xF8;
 /// Offset of GuardCFFunctionTable in the load configuration.
 pub(crate) const GUARD_TABLE_FIELD: u32 = 0x80;
 const GUARD_COUNT_FIELD: usize = 0x88;
@@ -25,7 +25,8 @@ const DLL_NX_COMPAT: u16 = 0x100;
 
 const FILE_ALIGNMENT: usize = 0x200;
 const PAGE: u32 = 0x1000;
-const HEADERS: usize = 0x400;
+/// As many as three sections need.
+const HEADERS: usize = 0x200;
 const NT: usize = 0x80;
 const OPTIONAL: usize = NT + 24;
 const OPTIONAL_SIZE: usize = 240;
@@ -116,6 +117,11 @@ fn text(bytes: &mut Vec<u8>, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of the load configuration.
+pub(crate) fn load_config_size(_: &Input<'_>) -> u32 {
+    LOAD_CONFIG_SIZE
+}
+
 /// The load configuration.
 pub(crate) fn load_config(input: &Input<'_>, parts: &Parts, layout: &Layout) -> Vec<u8> {
     let mut out = vec![0; LOAD_CONFIG_SIZE as usize];
@@ -168,12 +174,8 @@ impl SectionId {
     fn name(self) -> &'static str {
         match self {
             SectionId::Text => ".text",
-            SectionId::Rdata => ".rdata",
             SectionId::Data => ".data",
-            SectionId::Pdata => ".pdata",
-            SectionId::Idata => ".idata",
             SectionId::Graft => hotgraft_hotpatch::read::SECTION,
-            SectionId::Reloc => ".reloc",
         }
     }
 
@@ -181,8 +183,7 @@ impl SectionId {
         match self {
             SectionId::Text => 0x6000_0020,
             SectionId::Data => 0xC000_0040,
-            SectionId::Reloc => 0x4200_0040,
-            _ => 0x4000_0040,
+            SectionId::Graft => 0x4000_0040,
         }
     }
 }
@@ -193,6 +194,9 @@ pub(crate) type Directories = BTreeMap<usize, Extent>;
 /// Write the file. Sections come in ascending order, none of them empty.
 pub(crate) fn write(base: &Image, image_base: u64, sections: &[Section], directories: &Directories) -> Result<Vec<u8>> {
     let mut out = vec![0; HEADERS];
+    if OPTIONAL + OPTIONAL_SIZE + 40 * sections.len() > HEADERS {
+        return Err(internal(format!("{} sections do not fit into the headers", sections.len())));
+    }
     let put = |out: &mut Vec<u8>, at: usize, value: &[u8]| out[at..at + value.len()].copy_from_slice(value);
     dos(&mut out);
     let rounded = |size: u32| u64::from(size).next_multiple_of(u64::from(PAGE));

@@ -139,19 +139,18 @@ fn hooks(input: &Input<'_>, parts: &Parts, layout: &Layout) -> Result<Option<Hoo
 
 /// The image, with everything at its final position.
 pub(crate) fn assemble(input: &Input<'_>, parts: &Parts, layout: &Layout) -> Result<Vec<u8>> {
-    let filled = |extent: Extent, byte: u8| vec![byte; extent.size as usize];
-    let mut text = filled(layout.text, x64::FILLER);
-    let mut rdata = filled(layout.rdata, 0);
+    let mut text = vec![x64::FILLER; layout.text.size as usize];
     let mut data = vec![0; layout.data_initialised as usize];
+    let mut graft_section = vec![0; layout.graft.size as usize];
     for (id, piece) in parts.pieces.iter().enumerate() {
         let bytes = fields::bytes(parts, layout, id)?;
         let rva = layout.pieces[id];
         let (section, start): (&mut Vec<u8>, u32) = if piece.kind.is_code() {
             (&mut text, layout.text.rva)
-        } else if rva >= layout.data.rva {
-            (&mut data, layout.data.rva)
+        } else if rva >= layout.graft.rva {
+            (&mut graft_section, layout.graft.rva)
         } else {
-            (&mut rdata, layout.rdata.rva)
+            (&mut data, layout.data.rva)
         };
         let at = (rva - start) as usize;
         if at >= section.len() && piece.kind == PieceKind::Zero {
@@ -168,31 +167,32 @@ pub(crate) fn assemble(input: &Input<'_>, parts: &Parts, layout: &Layout) -> Res
         put(&mut text, (at - layout.text.rva) as usize, &x64::JUMP_THROUGH)?;
         put(&mut text, (at - layout.text.rva) as usize + 2, &(target.wrapping_sub(at + 6)).to_le_bytes())?;
     }
+    let mut constant = |rva: u32, bytes: &[u8]| put(&mut graft_section, (rva - layout.graft.rva) as usize, bytes);
+    constant(layout.graft.rva, &graft(input, parts, layout)?.to_bytes()?)?;
     for (literal, at) in parts.literals.iter().zip(&layout.literals) {
-        put(&mut rdata, (at - layout.rdata.rva) as usize, &literal.bytes)?;
+        constant(*at, &literal.bytes)?;
     }
-    let config = pe::load_config(input, parts, layout);
-    put(&mut rdata, (layout.load_config - layout.rdata.rva) as usize, &config)?;
+    constant(layout.load_config, &pe::load_config(input, parts, layout))?;
     let mut targets = parts.call_targets.iter().map(|f| entry(input, parts, layout, *f)).collect::<Result<Vec<_>>>()?;
     targets.sort_unstable();
     for (i, target) in targets.iter().enumerate() {
-        put(&mut rdata, (layout.guard_table - layout.rdata.rva) as usize + 4 * i, &target.to_le_bytes())?;
+        constant(layout.guard_table + 4 * i as u32, &target.to_le_bytes())?;
     }
-    let table = info(input, parts, layout)?.to_bytes()?;
-    put(&mut rdata, (layout.hot_patch - layout.rdata.rva) as usize, &table)?;
-
-    let mut pdata = Vec::with_capacity(layout.pdata.size as usize);
-    for words in runtime_functions(parts, layout)? {
-        words.iter().for_each(|w| pdata.extend_from_slice(&w.to_le_bytes()));
+    constant(layout.hot_patch, &info(input, parts, layout)?.to_bytes()?)?;
+    for (i, words) in runtime_functions(parts, layout)?.iter().enumerate() {
+        for (n, word) in words.iter().enumerate() {
+            constant(layout.pdata.rva + 12 * i as u32 + 4 * n as u32, &word.to_le_bytes())?;
+        }
     }
     let imports = pe::imports(input, parts, layout.idata.rva)?;
-    let graft = graft(input, parts, layout)?.to_bytes()?;
+    constant(layout.idata.rva, &imports.bytes)?;
     let mut sites = fields::demands(parts, layout)?.relocations;
     if pe::is_guarded(&input.old.image) && !parts.call_targets.is_empty() {
         sites.push(layout.load_config + pe::GUARD_TABLE_FIELD);
     }
     sites.sort_unstable();
     let reloc = pe::relocations(&sites);
+    graft_section.extend_from_slice(&reloc);
 
     let mut directories = pe::Directories::new();
     let mut add = |index: usize, extent: Extent| {
@@ -203,18 +203,14 @@ pub(crate) fn assemble(input: &Input<'_>, parts: &Parts, layout: &Layout) -> Res
     add(1, imports.directory);
     add(3, layout.pdata);
     add(5, Extent { rva: layout.reloc, size: reloc.len() as u32 });
-    add(10, Extent { rva: layout.load_config, size: pe::LOAD_CONFIG_SIZE });
+    add(10, Extent { rva: layout.load_config, size: pe::load_config_size(input) });
     add(12, imports.table);
     let section = |id, extent: Extent, bytes| Section { id, rva: extent.rva, size: extent.size, bytes };
-    let reloc_extent = Extent { rva: layout.reloc, size: reloc.len() as u32 };
+    let constants = Extent { rva: layout.graft.rva, size: graft_section.len() as u32 };
     let sections: Vec<Section> = [
         section(SectionId::Text, layout.text, text),
-        section(SectionId::Rdata, layout.rdata, rdata),
         section(SectionId::Data, layout.data, data),
-        section(SectionId::Pdata, layout.pdata, pdata),
-        section(SectionId::Idata, layout.idata, imports.bytes),
-        section(SectionId::Graft, layout.graft, graft),
-        section(SectionId::Reloc, reloc_extent, reloc),
+        section(SectionId::Graft, constants, graft_section),
     ]
     .into_iter()
     .filter(|s| s.size != 0)

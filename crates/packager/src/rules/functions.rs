@@ -73,7 +73,7 @@ fn changed(ctx: &Context, closure: &Closure, pair: &FunctionPair, about: Differe
         text.push_str(&format!(" Changed functions inlined into it: {}.", inlined.join(", ")));
     }
     if closure.direct_only.contains(&new) {
-        text.push_str(if is_funclet(ctx, pair, new) {
+        text.push_str(if ctx.is_funclet(new) {
             " Its old entry stays, for frames of the old version of the function that it is a part of."
         } else {
             " Its old entry stays: every caller is replaced and calls the new version directly."
@@ -82,11 +82,6 @@ fn changed(ctx: &Context, closure: &Closure, pair: &FunctionPair, about: Differe
     let subject = ctx.function_subject(pair.old, pair.new);
     let source = change_source(ctx, pair).or_else(|| ctx.function_source(pair.old, pair.new));
     finding("code.function.changed", Outcome::Patch, Some(about), subject, &text, source)
-}
-
-fn is_funclet(ctx: &Context, pair: &FunctionPair, new: FunctionId) -> bool {
-    let old = pair.old.is_some_and(|old| !ctx.old.functions[old.index()].funclet_of.is_empty());
-    old || !ctx.new.functions[new.index()].funclet_of.is_empty()
 }
 
 fn change_source(ctx: &Context, pair: &FunctionPair) -> Option<String> {

@@ -39,6 +39,16 @@ pub fn changes(ctx: &Context, closure: &Closure) -> Vec<Finding> {
     out
 }
 
+/// A refusal where an added export is all that differs: to accept it would lead to no patch, and to say that nothing
+/// differs would be false.
+pub fn export_alone(findings: &[Finding]) -> Option<Finding> {
+    if findings.iter().any(|f| matches!(f.outcome, Outcome::Patch | Outcome::Refuse)) {
+        return None;
+    }
+    let added = findings.iter().find(|f| f.key == "image.export.added")?;
+    Some(finding("image.export.alone", Outcome::Refuse, None, added.subject.clone(), "", None))
+}
+
 fn judge(
     ctx: &Context,
     closure: &Closure,

@@ -414,6 +414,14 @@ pub static RULES: &[Rule] = &[
         rows: &["I13"],
     },
     Rule {
+        key: "image.export.alone",
+        outcomes: &[Outcome::Refuse],
+        head: Some(Head::Exports),
+        why: "Nothing but the new export differs: there is nothing to lead calls to, and the export table of a loaded image cannot grow.",
+        todo: "Deliver the new interface with a restart; no condition makes a hotpatch of it.",
+        rows: &["I13"],
+    },
+    Rule {
         key: "image.export.changed",
         outcomes: &[Outcome::Refuse],
         head: Some(Head::Exports),
@@ -660,6 +668,14 @@ pub static RULES: &[Rule] = &[
         why: "Values that are stored in the process have the old meaning.",
         todo: "Append enumerators instead of inserting them.",
         rows: &["D13"],
+    },
+    Rule {
+        key: "type.frames.changed",
+        outcomes: &[Outcome::Patch],
+        head: None,
+        why: "Its objects live in frames of replaced functions alone, as the code of both versions shows, so none has the other layout where no such function is on a stack; the patch comes and goes only then.",
+        todo: "",
+        rows: &["D12"],
     },
     Rule {
         key: "type.layout.changed",

@@ -69,6 +69,15 @@ impl Emitted {
     }
 }
 
+impl Emitted {
+    /// RVA and bytes of a data directory.
+    pub fn directory(&self, index: usize) -> (u32, u32) {
+        let pe = PeFile64::parse(&*self.file).unwrap();
+        let directory = pe.data_directories().get(index).expect("sixteen directories");
+        (directory.virtual_address.get(LE), directory.size.get(LE))
+    }
+}
+
 fn place(file: &[u8], patch: &Hotpatch, base: &[u8]) -> Vec<u8> {
     let pe = PeFile64::parse(file).unwrap();
     let header = &pe.nt_headers().optional_header;

@@ -29,6 +29,8 @@ pub enum How {
 pub struct F {
     pub name: String,
     pub body: u8,
+    /// Instructions before everything else.
+    pub code: Vec<u8>,
     pub uses: Vec<(How, String, i64)>,
     pub f: Function,
     pub unwind: Vec<(HandlerData, Vec<String>)>,
@@ -89,7 +91,7 @@ impl Side {
             entry_kind: EntryKind::PaddedShortJump,
             problems: Vec::new(),
         };
-        self.functions.push(F { name: name.into(), body, uses: Vec::new(), f, unwind: Vec::new() });
+        self.functions.push(F { name: name.into(), body, code: Vec::new(), uses: Vec::new(), f, unwind: Vec::new() });
         self.functions.last_mut().unwrap()
     }
 
@@ -259,6 +261,7 @@ impl Side {
                 mapped[*at as usize..*at as usize + bytes.len()].copy_from_slice(bytes);
                 *at += bytes.len() as u32;
             };
+            put(&mut at, &f.code);
             put(&mut at, &[0xB0, f.body]);
             for (how, target, addend) in &f.uses {
                 let target = (i64::from(*place.get(target).unwrap_or_else(|| panic!("no {target}"))) + addend) as u32;

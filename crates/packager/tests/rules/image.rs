@@ -106,6 +106,15 @@ cases! {
         trips { word!(KEY, "image.export.added", Condition); }
         spares { pair(&simple(1), &simple(2)).image("image.timestamp").spares(KEY, Decision::Patch); }
     }
+    image_export_alone = "image.export.alone" {
+        trips { pair(&simple(1), &simple(1)).image("image.export.added").trips(KEY, Outcome::Refuse); }
+        spares {
+            // With a fix beside it, it is a condition of the patch.
+            pair(&simple(1), &simple(2)).image("image.export.added").accept("image.export.added").spares(KEY, Decision::Conditional);
+            // Another condition does not matter where there is nothing to patch.
+            pair(&simple(1), &simple(1)).image("image.compiler.changed").spares(KEY, Decision::Nothing);
+        }
+    }
     image_export_removed = "image.export.removed" {
         trips { word!(KEY, "image.export.removed", Refuse); }
         spares { pair(&simple(1), &simple(2)).image("image.timestamp").spares(KEY, Decision::Patch); }
