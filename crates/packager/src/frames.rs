@@ -12,9 +12,10 @@
 //!   into a call that is also given an address outside of frames (`memcpy`, `realloc`, `qsort`).
 //! * Type and containers have another size than before, so that copying one is a difference too.
 //!
-//! Memory that outlives the frames is then read and written in the same way by both versions. Which functions use the type is taken
-//! from the PDB; that code stays within its objects, and that no function with `...` is told the size of an element by a register
-//! that happens to hold it, is assumed. Whatever cannot be followed is no proof.
+//! Memory that outlives the frames is then read and written in the same way by both versions. Who uses the type is taken from the
+//! PDB, and every function whose code differs counts as well: it could reach an object through a cast. That code stays within its
+//! objects, and that no function with `...` is told the size of an element by a register that happens to hold it, is assumed.
+//! Whatever cannot be followed is no proof.
 
 mod align;
 mod flow;
@@ -91,7 +92,7 @@ fn pairs(ctx: &Context, closure: &Closure, users: &Users) -> Result<Vec<(Functio
     for &new in &users.new {
         match ctx.counterpart(new) {
             Some(old) => drop(out.insert(old, new)),
-            None => return Err(format!("{}, which is new, uses it.", function_label(ctx.new, new))),
+            None => return Err(format!("{}, which is new, may use it.", function_label(ctx.new, new))),
         }
     }
     for &old in &users.old {
@@ -103,20 +104,20 @@ fn pairs(ctx: &Context, closure: &Closure, users: &Users) -> Result<Vec<(Functio
         let label = function_label(ctx.new, new);
         let (a, b) = (&ctx.old.functions[old.index()], &ctx.new.functions[new.index()]);
         if !closure.functions.contains_key(&new) || ctx.counterpart(new) != Some(old) {
-            return Err(format!("{label} uses it and is not replaced."));
+            return Err(format!("{label} may use it and is not replaced."));
         }
         if closure.direct_only.contains(&new) {
-            return Err(format!("{label} uses it, and its entry is not redirected."));
+            return Err(format!("{label} may use it, and its entry is not redirected."));
         }
         let handled = |program: &Program, unwind: &[u32]| {
             let known = |&u: &u32| program.unwind.get(u as usize).is_some_and(|i| i.handler_data == HandlerData::None);
             !unwind.iter().all(known)
         };
         if handled(ctx.old, &a.unwind) || handled(ctx.new, &b.unwind) || ctx.is_funclet(new) {
-            return Err(format!("{label} uses it and handles exceptions."));
+            return Err(format!("{label} may use it and handles exceptions."));
         }
         if a.ranges.len() > 1 || b.ranges.len() > 1 {
-            return Err(format!("{label} uses it and is split into parts."));
+            return Err(format!("{label} may use it and is split into parts."));
         }
     }
     Ok(out.into_iter().collect())

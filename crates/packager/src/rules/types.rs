@@ -114,7 +114,13 @@ impl<'a> Layouts<'a> {
             let all = program.functions.iter().enumerate();
             all.filter(|(_, f)| f.udts.iter().any(|id| types.contains(id))).map(|(i, _)| FunctionId::from(i)).collect()
         };
-        let users = Users { old: users(ctx.old, types), new: users(ctx.new, &news) };
+        let mut users = Users { old: users(ctx.old, types), new: users(ctx.new, &news) };
+        // Who reaches an object through a cast needs no name for its type. But sizes and distances stand in the code, so such
+        // code differs, or is new.
+        let may_cast = |id: &FunctionId| {
+            ctx.cmp.functions.iter().any(|pair| pair.new == Some(*id) && pair.status != Status::Identical)
+        };
+        users.new.extend(self.closure.functions.keys().copied().filter(may_cast));
         frames::prove(ctx, self.closure, &users, prefix)
     }
 

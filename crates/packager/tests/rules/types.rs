@@ -103,6 +103,15 @@ cases! {
         spares {
             let refused = |pair: crate::common::Pair| pair.spares(KEY, Decision::Refuse);
             refused(both(&by_argument(4), &by_argument(8)));
+            // A function that names no such type and reaches an object through a cast.
+            let cast = |body, udt, n: u8| {
+                let mut s = used(side(body, udt), &["f"]);
+                s.pointed = vec![UdtId(0)];
+                s.f("f").code = in_frame(0x10 + n);
+                s.function("cast", body + 1).code = by_argument(n);
+                s
+            };
+            refused(judged(cast(1, before(), 4), cast(2, after(), 8)));
             // A new member of what lives elsewhere.
             refused(both(&in_frame(0x14), &[in_frame(0x18), by_argument(4)].concat()));
             refused(both(&in_frame(0x14), &[in_frame(0x18), vec![0x8B, 0x41, 0x04]].concat()));
