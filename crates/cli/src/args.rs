@@ -551,6 +551,10 @@ pub struct StatusArgs {
     /// Exit 1 unless every process that was looked at has this sequence applied (0: none).
     #[arg(long, value_name = "SEQUENCE")]
     pub expect: Option<u32>,
+    /// Name the threads that are still in old code. Needs the rights of `apply`: a thread of hotgraft's own looks at the
+    /// others inside the process, one at a time.
+    #[arg(long)]
+    pub threads: bool,
 }
 
 #[derive(Debug, Args)]

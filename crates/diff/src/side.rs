@@ -164,8 +164,17 @@ impl<'a> Side<'a> {
     }
 
     /// True if every aligned piece of `size` bytes at `rva` of `other` also stands somewhere in this program's
-    /// constants, addresses masked.
+    /// constants, addresses masked, and what is too short to be such a piece is zero.
     pub(crate) fn holds(&self, other: &Side<'_>, rva: u32, size: u32) -> bool {
+        let end = rva.saturating_add(size);
+        let first = rva.next_multiple_of(BLOCK as u32).min(end);
+        let last = first + (end - first) / BLOCK as u32 * BLOCK as u32;
+        let zero = |from: u32, to: u32| {
+            other.program.image.bytes(from, (to - from) as usize).is_some_and(|bytes| bytes.iter().all(|b| *b == 0))
+        };
+        if !zero(rva, first) || !zero(last, end) {
+            return false;
+        }
         let blocks = self.blocks.get_or_init(|| {
             let constant = |s: &&hotgraft_program::Section| !s.is_writable() && !s.is_executable();
             let sections = self.program.image.sections.iter().filter(constant);

@@ -481,3 +481,48 @@ fn reports_name_everything() {
     assert_eq!(changed["match"]["by"], "name_and_module");
     assert!(changed["changes"][0]["at"]["old_rva"].is_u64());
 }
+
+/// Which functions are changed where nothing has a name and no constant says where it ends: "texts" reads a table of texts,
+/// "text" one of them, "table" a table of functions.
+fn readers_changed(texts: [&str; 2], more: bool) -> Vec<&'static str> {
+    let side = |text: &str, more: bool| {
+        let mut entries = constant("entries", &[0; 32]).pointer(0, "first").pointer(8, "other").boundary();
+        let mut functions = vec![
+            f("texts", vec![lea("texts"), number(1), raw(&[0x90; 8]), ret()]),
+            f("text", vec![lea("text"), number(2), raw(&[0x90; 16]), ret()]),
+            f("table", vec![lea("entries"), number(3), raw(&[0x90; 24]), ret()]),
+            f("first", vec![number(4), raw(&[0x90; 32]), ret()]),
+            f("other", vec![number(5), raw(&[0x90; 40]), ret()]),
+        ];
+        if more {
+            entries.bytes.extend([0; 8]);
+            entries = entries.pointer(32, "added");
+            functions.push(f("added", vec![number(6), raw(&[0x90; 48]), load("entries"), ret()]));
+        }
+        let data = vec![
+            constant("texts", &[0; 16]).pointer(0, "text").pointer(8, "fixed"),
+            string("text", text).boundary(),
+            string("fixed", "the same on both sides"),
+            entries,
+        ];
+        spec(functions, data).build()
+    };
+    let (old, new) = (side(texts[0], false), side(texts[1], more));
+    let c = compare(&old, &new, &Options { structure_only: true, ..Options::default() });
+    let is_changed = |(n, _): &(usize, &&str)| {
+        let pair = c.functions.iter().find(|p| p.old.is_some_and(|id| id.index() == *n)).expect("every function");
+        pair.status != Status::Identical
+    };
+    ["texts", "text", "table", "first", "other"].iter().enumerate().filter(is_changed).map(|(_, name)| *name).collect()
+}
+
+#[test]
+fn a_text_that_differs_only_at_its_end_is_another_one() {
+    assert_eq!(readers_changed(["MAX_FUNCTION_ARG=127", "MAX_FUNCTION_ARG=1000"], false), ["texts", "text"]);
+    assert!(readers_changed(["MAX_FUNCTION_ARG=127"; 2], false).is_empty());
+}
+
+#[test]
+fn a_table_that_got_another_function_counts_against_its_reader() {
+    assert_eq!(readers_changed(["text"; 2], true), ["table"]);
+}

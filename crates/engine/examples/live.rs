@@ -23,7 +23,7 @@ mod live {
     use hotgraft_engine::windows::{Access, LiveProcess, RunOptions, processes, run};
     use hotgraft_engine::{
         AddressSpace, Applied, ApplyError, ApplyOptions, PatchFile, Phase, Protection, Region, RollbackOptions, Trust,
-        apply, assess, find_base, query, rollback,
+        apply, assess, count_threads, find_base, query, rollback,
     };
 
     /// HOTGRAFT_KILL=phase: die before that phase, as a killed process does.
@@ -100,6 +100,17 @@ mod live {
                 let space = LiveProcess::open(pid.parse()?, Access::Query)?;
                 println!("{}", serde_json::to_string(&query(&space, None)?)?);
             }
+            ["threads", pid] => {
+                let mut space = LiveProcess::open(pid.parse()?, Access::Change)?;
+                let mut images = query(&space, None)?;
+                count_threads(&mut images, &space.threads()?);
+                for patch in images.iter().flat_map(|image| &image.patches) {
+                    println!("sequence {}: {} in it", patch.sequence, patch.threads.as_ref().map_or(0, Vec::len));
+                    for entry in &patch.entries {
+                        println!("{}: {} in the old code", entry.name, entry.old_threads.as_ref().map_or(0, Vec::len));
+                    }
+                }
+            }
             ["assess", pid, file] => {
                 let patch = PatchFile::parse(&std::fs::read(file)?)?;
                 let space = LiveProcess::open(pid.parse()?, Access::Query)?;
@@ -131,8 +142,8 @@ mod live {
                 faults::plan(Some((number.parse()?, Fault::Kill)));
                 change(pid.parse()?, &patch, what)?;
             }
-            ["faults", pid, file, what, step] => {
-                // Let every so-manieth system call fail, one at a time.
+            ["faults", pid, file, what, step, from, count] => {
+                // Let every so-manieth system call fail, one at a time: so many of them, from the given one.
                 let patch = PatchFile::parse(&std::fs::read(file)?)?;
                 let pid = pid.parse()?;
                 let back = if *what == "apply" { "rollback" } else { "apply" };
@@ -156,7 +167,7 @@ mod live {
                     })
                 };
                 let (mut failed, mut unnoticed, mut late) = (0, 0, 0);
-                for number in (1..).step_by(step.parse()?) {
+                for number in (from.parse()?..).step_by(step.parse()?).take(count.parse()?) {
                     faults::plan(Some((number, Fault::Fail)));
                     let started = std::time::Instant::now();
                     let outcome = change(pid, &patch, what);
@@ -167,9 +178,9 @@ mod live {
                     faults::plan(None);
                     if at.is_empty() {
                         outcome?;
-                        println!("calls {calls} failed {failed} unnoticed {unnoticed} late {late}");
+                        println!("calls {calls}");
                         change(pid, &patch, back)?;
-                        return Ok(0);
+                        break;
                     }
                     // The agent may still do what it was asked for.
                     if at == "wait" {
@@ -191,6 +202,7 @@ mod live {
                     }
                     assert!(snapshot(pid, &patch)? == without, "call {number} ({at}): not as before");
                 }
+                println!("failed {failed} unnoticed {unnoticed} late {late}");
             }
             ["watch", program, passes, files @ ..] => {
                 // So many passes, 50 ms apart; every outcome is a line.

@@ -54,6 +54,8 @@ pub struct EntryStatus {
     pub name: String,
     /// Entry in the base (RVA).
     pub base_rva: u32,
+    /// Size of the function in the base, bytes.
+    pub base_size: u32,
     /// Address of the compared bytes (VA).
     pub address: u64,
     /// State.
@@ -66,6 +68,9 @@ pub struct EntryStatus {
     pub seen: String,
     /// Where a jump found there leads.
     pub leads_to: Option<String>,
+    /// Threads (ids) that are still in the base's function though its entry leads away from it; absent if threads were
+    /// not looked at.
+    pub old_threads: Option<Vec<u32>>,
 }
 
 /// One patch on an image.
@@ -99,7 +104,7 @@ pub struct PatchStatus {
     pub irrevertible: Option<String>,
     /// Entries, by RVA.
     pub entries: Vec<EntryStatus>,
-    /// Threads (ids) in its code; absent if threads were not looked at.
+    /// Threads (ids) in its code, whether entries still lead there or not; absent if threads were not looked at.
     pub threads: Option<Vec<u32>>,
 }
 
@@ -214,12 +219,14 @@ fn entry_status(space: &dyn AddressSpace, redirect: &Redirect<'_>, placed: bool)
     Ok(EntryStatus {
         name: redirect.entry.name.clone(),
         base_rva: redirect.entry.base_rva,
+        base_size: redirect.entry.base_size,
         address: redirect.site(),
         state,
         original: hex(&original),
         redirect: placed.then(|| hex(&redirected)),
         seen: hex(&seen),
         leads_to: target.map(|target| describe(space, target)),
+        old_threads: None,
     })
 }
 
@@ -259,15 +266,31 @@ fn patch_status(space: &dyn AddressSpace, found: &Found) -> Result<PatchStatus, 
     })
 }
 
-/// Which of `threads` are in the code of which patch: sets `threads` of every patch in memory. The threads must have
-/// been suspended when they were looked at; they may run again.
+/// Which of `threads` are in the code of which patch, and which in functions of the base that were replaced: sets
+/// `threads` of every patch in memory and `old_threads` of its entries. The threads must have been suspended when they
+/// were looked at; they may run again.
+///
+/// A thread counts that will come back there as well as one that stands there. What looks like a return address counts as
+/// one, so there may be fewer than are named, never more.
 pub fn count_threads(images: &mut [ImageStatus], threads: &[ThreadState]) {
-    for patch in images.iter_mut().flat_map(|image| &mut image.patches) {
-        let Some(start) = patch.address else { continue };
-        let inside = |address: u64| address.checked_sub(start).is_some_and(|offset| offset < patch.size as u64);
+    let holding = |start: u64, size: u32| {
+        let end = start + u64::from(size);
+        // At its first byte a thread is led away, and a pointer to a function may be on any stack. A call that is the last
+        // instruction returns to one past the end.
+        let returns = |&address: &u64| address > start && address <= end;
         let holds =
-            |thread: &&ThreadState| inside(thread.ip) || thread.return_addresses.iter().any(|&address| inside(address));
-        patch.threads = Some(threads.iter().filter(holds).map(|thread| thread.id).collect());
+            |thread: &&ThreadState| thread.ip > start && thread.ip < end || thread.return_addresses.iter().any(returns);
+        Some(threads.iter().filter(holds).map(|thread| thread.id).collect())
+    };
+    for image in images {
+        for patch in &mut image.patches {
+            patch.threads = patch.address.and_then(|start| holding(start, patch.size));
+            let led_away =
+                |entry: &&mut EntryStatus| matches!(entry.state, EntryState::Applied | EntryState::OtherPatch);
+            for entry in patch.entries.iter_mut().filter(led_away) {
+                entry.old_threads = holding(image.address + u64::from(entry.base_rva), entry.base_size);
+            }
+        }
     }
 }
 

@@ -569,13 +569,36 @@ fn a_damaged_record_is_no_record() {
 }
 
 #[test]
-fn status_can_tell_which_threads_are_in_a_patch() {
+fn status_can_tell_which_threads_are_in_a_patch_and_which_in_old_code() {
     let mut space = loaded();
     let applied = apply(&mut space, AT, &patch(&first(&base_file())), &trial()).unwrap();
     let mut images = query(&space, None).unwrap();
-    let threads = [thread(applied.patch_address + 0x1000, &[]), ThreadState { id: 5, ..thread(1, &[2]) }];
+    let (start, size) = {
+        let entry = &images[0].patches[0].entries[0];
+        assert!(entry.old_threads.is_none(), "nobody looked yet");
+        (AT + u64::from(entry.base_rva), u64::from(entry.base_size))
+    };
+    let one = |id, ip, returns: &[u64]| ThreadState { id, ..thread(ip, returns) };
+    let threads = [
+        one(1, applied.patch_address + 0x1000, &[]),
+        one(2, start + 1, &[]),
+        one(3, 1, &[2, start + size]),
+        // About to be led away; with a pointer to the function on its stack; behind it.
+        one(4, start, &[]),
+        one(5, 1, &[start]),
+        one(6, start + size, &[start + size + 1]),
+    ];
     hotgraft_engine::count_threads(&mut images, &threads);
-    assert_eq!(images[0].patches[0].threads.as_deref(), Some(&[77][..]));
+    let status = &images[0].patches[0];
+    assert_eq!(status.threads.as_deref(), Some(&[1][..]));
+    assert_eq!(status.entries[0].old_threads.as_deref(), Some(&[2, 3][..]));
+
+    rollback(&mut space, AT, &RollbackOptions::default()).unwrap();
+    let mut images = query(&space, None).unwrap();
+    hotgraft_engine::count_threads(&mut images, &threads);
+    let status = &images[0].patches[0];
+    assert_eq!(status.threads.as_deref(), Some(&[1][..]), "its memory is still needed");
+    assert!(status.entries[0].old_threads.is_none(), "the base's code is in use again, and not old");
 }
 
 #[test]

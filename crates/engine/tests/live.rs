@@ -644,10 +644,14 @@ fn a_recursion_under_way_ends_in_the_old_code_and_the_next_call_is_new() {
     assert!(said.contains("is in deep"), "{said}");
     lab.ok(&["apply", &pid, "deep.dll"]);
     assert_eq!(service.ask("w"), "waiting 0");
+    let said = lab.ok(&["threads", &pid]);
+    assert!(said.contains("deep: 1 in the old code"), "{said}");
     // 40 old frames return into the old code.
     let first = service.ask("l");
     let both = [first, service.line()];
     assert!(both.contains(&"dived 40".to_owned()) && both.contains(&"let go".to_owned()), "{both:?}");
+    let said = lab.ok(&["threads", &pid]);
+    assert!(said.contains("deep: 0 in the old code"), "{said}");
     lab.ok(&["rollback", &pid, "deep.dll"]);
     lab.ok(&["apply", &pid, "deep-empty.dll"]);
     service.end();
@@ -701,26 +705,50 @@ fn every() -> String {
     if all { "1" } else { "17" }.to_owned()
 }
 
+/// What a failed or killed attempt had placed stays mapped, and each look at the memory takes one more call for it: a new
+/// process after so many, else the calls would grow in number as fast as they are counted.
+const FAULTS_IN_ONE: usize = 20;
+
 #[test]
 fn every_system_call_can_fail() {
     let (lab, _turn) = lab();
-    let mut service = lab.service(4);
-    let pid = service.pid.clone();
-    let said = lab.ok(&["faults", &pid, "second.dll", "apply", &every()]);
-    println!("apply: {said}");
-    lab.ok(&["apply", &pid, "second.dll"]);
-    let said = lab.ok(&["faults", &pid, "second.dll", "rollback", &every()]);
-    println!("rollback: {said}");
-    assert_eq!(service.ask("w"), "waiting 0");
-    assert_eq!(service.ask("a"), "answer 12 twice 30");
-    service.end();
+    let (step, count) = (every(), FAULTS_IN_ONE.to_string());
+    for what in ["apply", "rollback"] {
+        let mut tried = 0;
+        let mut came: [u64; 3] = [0; 3];
+        let calls = loop {
+            let mut service = lab.service(4);
+            let pid = service.pid.clone();
+            if what == "rollback" {
+                lab.ok(&["apply", &pid, "second.dll"]);
+            }
+            let from = (1 + tried * step.parse::<usize>().unwrap()).to_string();
+            let said = lab.ok(&["faults", &pid, "second.dll", what, &step, &from, &count]);
+            assert_eq!(service.ask("w"), "waiting 0");
+            let answer = if what == "apply" { "answer 11 twice 20" } else { "answer 12 twice 30" };
+            assert_eq!(service.ask("a"), answer);
+            service.end();
+            let number = |name: &str| {
+                let mut words = said.split_whitespace().skip_while(|&word| word != name);
+                words.nth(1).map(|word| word.parse::<u64>().unwrap())
+            };
+            for (sum, name) in came.iter_mut().zip(["failed", "unnoticed", "late"]) {
+                *sum += number(name).unwrap_or_else(|| panic!("no {name} in {said}"));
+            }
+            tried += FAULTS_IN_ONE;
+            if let Some(calls) = number("calls") {
+                break calls;
+            }
+        };
+        let [failed, unnoticed, late] = came;
+        println!("{what}: {calls} calls, failed {failed} unnoticed {unnoticed} late {late}");
+        // The fault was in front of each of those calls once.
+        assert!(failed + unnoticed + late >= calls / (2 * step.parse::<u64>().unwrap()));
+    }
 }
 
 #[test]
 fn hotgraft_can_be_killed_at_every_system_call() {
-    /// What a killed attempt had placed stays mapped, and each look at the memory takes one more call for it: a new process
-    /// now and then, else the calls would grow in number as fast as they are counted.
-    const KILLED: usize = 20;
     let (lab, _turn) = lab();
     let (mut before, mut after) = (0, 0);
     for (what, back, old, new) in [
@@ -735,7 +763,7 @@ fn hotgraft_can_be_killed_at_every_system_call() {
             if what == "rollback" {
                 lab.ok(&["apply", &pid, "second.dll"]);
             }
-            for number in numbers.by_ref().take(KILLED) {
+            for number in numbers.by_ref().take(FAULTS_IN_ONE) {
                 let ended = lab.live(&["fault", &pid, "second.dll", what, &number.to_string()]);
                 assert_eq!(service.ask("w"), "waiting 0", "{what}, call {number}");
                 let answer = service.ask("a");

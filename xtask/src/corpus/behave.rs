@@ -27,9 +27,9 @@ pub fn programs(fix: &Built, all: bool) -> Vec<String> {
 
 /// What one run left behind.
 #[derive(PartialEq, Eq)]
-struct Seen {
-    code: i32,
-    stdout: String,
+pub struct Seen {
+    pub code: i32,
+    pub stdout: String,
     files: BTreeMap<String, Vec<u8>>,
 }
 
@@ -73,22 +73,8 @@ fn once(
     case: &Case,
     patched: Option<(&Path, &[PathBuf])>,
 ) -> Result<Seen> {
-    let folder = tempfile::tempdir()?;
-    let at = folder.path();
-    for (name, bytes) in &case.files {
-        fs::write(at.join(name), bytes)?;
-    }
-    // Beside its DLLs and by a relative name, for some programs print the name that they were started by.
-    let mut laid_out = vec![program.to_owned()];
-    for entry in fs::read_dir(fix.folder.join(side))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".dll") {
-            laid_out.push(name);
-        }
-    }
-    for name in &laid_out {
-        fs::copy(fix.folder.join(side).join(name), at.join(name)).with_context(|| format!("cannot copy {name}"))?;
-    }
+    let desk = Desk::lay_out(fix, side, program, case)?;
+    let at = desk.path();
     let done = match patched {
         None => wine.run(at, program, &case.arguments)?,
         Some((hotgraft, patches)) => {
@@ -101,14 +87,58 @@ fn once(
             wine.run(at, &wine::path(hotgraft), arguments)?
         }
     };
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(at)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if laid_out.contains(&name) {
-            continue;
+    desk.seen(done.code, done.stdout)
+}
+
+/// A folder with a program, its DLLs and its input.
+pub struct Desk {
+    folder: tempfile::TempDir,
+    /// What is no result.
+    laid_out: Vec<String>,
+}
+
+impl Desk {
+    /// The program beside its DLLs, to be run by a relative name: some programs print the name that they were started by.
+    ///
+    /// # Errors
+    /// If a file cannot be copied.
+    pub fn lay_out(fix: &Built, side: &str, program: &str, case: &Case) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        for (name, bytes) in &case.files {
+            fs::write(folder.path().join(name), bytes)?;
         }
-        files.insert(name, fs::read(entry.path()).context("cannot read an output file")?);
+        let mut laid_out = vec![program.to_owned()];
+        for entry in fs::read_dir(fix.folder.join(side))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".dll") {
+                laid_out.push(name);
+            }
+        }
+        for name in &laid_out {
+            fs::copy(fix.folder.join(side).join(name), folder.path().join(name))
+                .with_context(|| format!("cannot copy {name}"))?;
+        }
+        Ok(Self { folder, laid_out })
     }
-    Ok(Seen { code: done.code, stdout: done.stdout, files })
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What a run that has ended left behind.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn seen(self, code: i32, stdout: String) -> Result<Seen> {
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(self.path())? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !self.laid_out.contains(&name) {
+                files.insert(name, fs::read(entry.path()).context("cannot read an output file")?);
+            }
+        }
+        Ok(Seen { code, stdout, files })
+    }
 }

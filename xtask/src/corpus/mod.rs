@@ -6,6 +6,7 @@ mod ctags;
 mod inputs;
 mod judge;
 mod live;
+mod live_tool;
 mod recipe;
 mod same;
 mod share;
@@ -48,7 +49,7 @@ pub struct Options {
     /// Compare the patched old programs with the new ones under Wine.
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "changed", value_name = "WHICH")]
     run: Option<Programs>,
-    /// Patch old DLLs under Wine while a program drives them, at a random moment of its work.
+    /// Patch old DLLs under Wine while a program drives them, and old programs while they work, at a random moment.
     #[arg(long)]
     live: bool,
     /// Run what the patches replace beside the new images in an emulator, on this many inputs for each function.
@@ -262,28 +263,43 @@ fn run_programs(judged: &[(&Built, Vec<Row>)], programs: Programs, inputs: u32) 
     Ok(wrong)
 }
 
-/// Patches old DLLs at work; returns the number of fixes for which something was wrong.
+/// Patches old DLLs and programs at work; returns the number of fixes for which something was wrong.
 fn patch_live(judged: &[(&Built, Vec<Row>)], inputs: u32) -> Result<usize> {
     let hotgraft = hotgraft::build_for_windows(Profile::Release)?;
     let wine = Wine::open("corpus-live")?;
     let folder = tempfile::tempdir()?;
     let host = live::host(folder.path())?;
-    say::step("old DLLs patched while they are used, under Wine");
     let mut wrong = 0;
+    let mut say = |fix: &Built, image: &str, outcome: Result<String>| {
+        let name = format!("{} {} {image}", fix.step.package, fix.step.step);
+        match outcome {
+            Ok(seen) => say::done(&format!("{name}: {seen}")),
+            Err(error) => {
+                wrong += 1;
+                say::failed(&format!("{name}: {error:#}"));
+            }
+        }
+    };
+    say::step("old DLLs patched while they are used, under Wine");
     for (fix, rows) in judged {
         for (dll, program) in live::driven(&fix.step.images) {
             let Some(patch) = rows.iter().find(|row| row.image == dll).and_then(|row| row.patch.as_deref()) else {
                 continue;
             };
-            let name = format!("{} {} {dll}", fix.step.package, fix.step.step);
             let trial = live::Trial { wine: &wine, hotgraft: &hotgraft, host: &host, fix, dll, program, patch, inputs };
-            match trial.run() {
-                Ok(seen) => say::done(&format!("{name}: {seen}")),
-                Err(error) => {
-                    wrong += 1;
-                    say::failed(&format!("{name}: {error:#}"));
-                }
+            say(fix, dll, trial.run());
+        }
+    }
+    say::step("old programs patched while they work, under Wine");
+    for (fix, rows) in judged {
+        for program in behave::programs(fix, true).iter().filter(|program| live_tool::takes_many(program)) {
+            let loaded = rows.iter().filter(|row| row.image == *program || row.image.ends_with(".dll"));
+            let patches: Vec<PathBuf> = loaded.filter_map(|row| row.patch.clone()).collect();
+            if patches.is_empty() {
+                continue;
             }
+            let trial = live_tool::Trial { wine: &wine, hotgraft: &hotgraft, fix, program, patches: &patches, inputs };
+            say(fix, program, trial.run());
         }
     }
     Ok(wrong)

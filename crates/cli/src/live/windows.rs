@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use hotgraft_engine::system::{SystemHotpatching, SystemPatch, SystemState};
 use hotgraft_engine::windows::{Access, LiveProcess, Process, RunError, RunOptions, processes, system};
 use hotgraft_engine::{
-    AddressSpace, Applied, ApplyError, ApplyOptions, ImageStatus, PatchFile, RollbackOptions, State, Trust, find_base,
-    query,
+    AddressSpace, Applied, ApplyError, ApplyOptions, ImageStatus, PatchFile, RollbackOptions, State, Trust,
+    count_threads, find_base, query,
 };
 use hotgraft_signer::{TrustPolicy, UnixTime};
 use serde::Serialize;
@@ -374,7 +374,7 @@ pub fn run(args: &RunArgs, terminal: &Terminal) -> Result<Exit> {
 }
 
 /// Run the command.
-pub fn status(args: &StatusArgs, _: &Terminal) -> Result<Exit> {
+pub fn status(args: &StatusArgs, terminal: &Terminal) -> Result<Exit> {
     let all = processes().context("cannot list processes")?;
     let wanted: Vec<_> = match args.pid {
         Some(pid) => all.into_iter().filter(|p| p.pid == pid).collect(),
@@ -395,6 +395,16 @@ pub fn status(args: &StatusArgs, _: &Terminal) -> Result<Exit> {
                 reports.push(ProcessReport::unreadable(process, &error));
             }
             Err(_) => {}
+        }
+    }
+    let patched = |report: &&mut ProcessReport| report.images.iter().any(|image| !image.patches.is_empty());
+    for report in reports.iter_mut().filter(patched).filter(|_| args.threads) {
+        match open(report.pid, Access::Change).and_then(|mut space| Ok(space.threads()?)) {
+            Ok(threads) => count_threads(&mut report.images, &threads),
+            // What memory says stands all the same.
+            Err(error) => {
+                terminal.warning(format!("process {}: its threads cannot be looked at: {error:#}", report.pid));
+            }
         }
     }
     let as_expected = args.expect.map(|wanted| {
@@ -440,6 +450,13 @@ fn read_status(pid: u32, image: Option<&str>) -> Result<Option<Looked>> {
     Ok(Some((images, space.system_patches())))
 }
 
+fn ids(threads: &[u32]) -> String {
+    match threads {
+        [] => "none".to_owned(),
+        some => some.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
 fn text(report: &StatusReport, one: bool) -> String {
     let mut out = String::new();
     for process in &report.processes {
@@ -467,6 +484,7 @@ fn text(report: &StatusReport, one: bool) -> String {
                     ("accepted", (!patch.accepted.is_empty()).then(|| patch.accepted.join(", "))),
                     ("signer", Some(patch.signer.clone().unwrap_or_else(|| "nobody: unsigned".to_owned()))),
                     ("sha256", Some(patch.sha256.clone())),
+                    ("threads", patch.threads.as_deref().map(ids)),
                     (
                         "rollback",
                         Some(
@@ -484,7 +502,12 @@ fn text(report: &StatusReport, one: bool) -> String {
                 }
                 for e in &patch.entries {
                     let state = format!("{:?}", e.state).to_lowercase();
-                    let _ = writeln!(out, "      entry     {} at {:#x}: {state}, bytes {}", e.name, e.address, e.seen);
+                    let old = match e.old_threads.as_deref() {
+                        Some(threads @ [_, ..]) => format!(", still in the old code: threads {}", ids(threads)),
+                        _ => String::new(),
+                    };
+                    let _ =
+                        writeln!(out, "      entry     {} at {:#x}: {state}, bytes {}{old}", e.name, e.address, e.seen);
                 }
             }
         }

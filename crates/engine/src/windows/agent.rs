@@ -58,35 +58,47 @@ fn refused<T>(operation: &'static str, message: impl Into<String>) -> Result<T> 
 }
 
 impl Agent {
-    /// Start the agent. `resolve` gives addresses of ntdll's functions in the target.
+    /// Start the agent. `resolve` gives addresses of ntdll's functions in the target. On an error nothing of it stays there,
+    /// unless its thread has begun and does not answer.
     pub fn start(process: &Handle, resolve: impl Fn(&str) -> Result<u64>) -> Result<Agent> {
         let shared = Shared::new(process, SIZE as usize)?;
         let set = |offset: u64, value: u64| shared.write(offset, &value.to_le_bytes());
-        for (index, name) in stub::FUNCTIONS.iter().enumerate() {
-            set(at::FUNCTIONS + index as u64 * 8, resolve(name)?);
-        }
-        set(at::CAPACITY, CAPACITY);
-        set(at::THREADS, shared.theirs + THREADS);
-        set(at::FOUND, shared.theirs + FOUND);
-        set(at::STACKS, shared.theirs + STACKS);
-        set(at::STACKS_END, shared.theirs + SIZE);
-        set(at::CONTEXT, shared.theirs + CONTEXT);
-        let (request, reply) = (sys::event()?, sys::event()?);
-        set(at::REQUEST, sys::give(process, &request, access::EVENT)?);
-        set(at::OWNER, sys::give_self(process)?);
-        set(at::REPLY, sys::give(process, &reply, access::EVENT)?);
-        let code = sys::allocate(process, 0, PAGE)?;
+        let (mut given, mut placed) = (Vec::new(), None);
         let started = (|| {
+            for (index, name) in stub::FUNCTIONS.iter().enumerate() {
+                set(at::FUNCTIONS + index as u64 * 8, resolve(name)?);
+            }
+            set(at::CAPACITY, CAPACITY);
+            set(at::THREADS, shared.theirs + THREADS);
+            set(at::FOUND, shared.theirs + FOUND);
+            set(at::STACKS, shared.theirs + STACKS);
+            set(at::STACKS_END, shared.theirs + SIZE);
+            set(at::CONTEXT, shared.theirs + CONTEXT);
+            let (request, reply) = (sys::event()?, sys::event()?);
+            let mut give = |offset: u64, handle: Result<u64>| {
+                given.push(handle?);
+                set(offset, given[given.len() - 1]);
+                Ok(())
+            };
+            give(at::REQUEST, sys::give(process, &request, access::EVENT))?;
+            give(at::OWNER, sys::give_self(process))?;
+            give(at::REPLY, sys::give(process, &reply, access::EVENT))?;
+            let code = sys::allocate(process, 0, PAGE)?;
+            placed = Some(code);
             let bytes = stub::code();
             sys::write(process, code, &bytes)?;
             sys::protect(process, code, PAGE, EXECUTE_READ)?;
             sys::flush(process, code, bytes.len() as u64)?;
-            sys::create_thread(process, code, shared.theirs)
+            let thread = sys::create_thread(process, code, shared.theirs)?;
+            Ok((code, thread, request, reply))
         })();
-        let thread = match started {
-            Ok(thread) => thread,
+        let (code, thread, request, reply) = match started {
+            Ok(started) => started,
             Err(error) => {
-                let _ = sys::free(process, code);
+                given.into_iter().for_each(|handle| sys::take_back(process, handle));
+                if let Some(code) = placed {
+                    let _ = sys::free(process, code);
+                }
                 shared.release(process);
                 return Err(error);
             }
@@ -94,10 +106,11 @@ impl Agent {
         sys::hurry(&thread);
         let agent = Agent { code, shared, thread, request, reply, answers: Cell::new(true) };
         // A first command shows that it runs: a new thread waits for the loader lock.
-        agent.command(process, Command::Hello).map_err(|error| SpaceError {
-            message: format!("{} (a thread of the target may hold the loader lock)", error.message),
-            ..error
-        })?;
+        if let Err(error) = agent.command(process, Command::Hello) {
+            agent.stop(process);
+            let message = format!("{} (a thread of the target may hold the loader lock)", error.message);
+            return Err(SpaceError { message, ..error });
+        }
         Ok(agent)
     }
 

@@ -520,29 +520,15 @@ hotgraft_agent_begin:
 .Lhotgraft_in_the_way:
     sub rsp, 0x28
     mov rax, [r12 + {T_IP}]
-    mov rsi, [rbx + {FORBIDDEN}]
-    xor edi, edi
-.Lhotgraft_way_ip:
-    cmp rdi, [rbx + {FORBIDDEN_COUNT}]
-    jae .Lhotgraft_way_stack
-    cmp rax, [rsi]
-    jb .Lhotgraft_way_ip_next
-    cmp rax, [rsi + 8]
-    jae .Lhotgraft_way_ip_next
-    cmp rax, [rsi + 16]
-    je .Lhotgraft_way_ip_next
-    cmp rax, [rsi + 24]
-    jne .Lhotgraft_way_found
-.Lhotgraft_way_ip_next:
-    add rsi, {FORBIDDEN_SIZE}
-    inc rdi
-    jmp .Lhotgraft_way_ip
-.Lhotgraft_way_stack:
+    mov r10d, 16
+    call .Lhotgraft_forbidden
+    jc .Lhotgraft_way_found
     call .Lhotgraft_stack
     test eax, eax
     js .Lhotgraft_way_end
     mov rcx, [rbx + {LOW}]
     mov rdx, [rbx + {HIGH}]
+    mov r10d, 32
 .Lhotgraft_way_word:
     xor eax, eax
     cmp r8, r9
@@ -553,23 +539,8 @@ hotgraft_agent_begin:
     jb .Lhotgraft_way_word
     cmp rax, rdx
     jae .Lhotgraft_way_word
-    mov rsi, [rbx + {FORBIDDEN}]
-    xor edi, edi
-.Lhotgraft_way_range:
-    cmp rdi, [rbx + {FORBIDDEN_COUNT}]
-    jae .Lhotgraft_way_word
-    cmp rax, [rsi]
-    jb .Lhotgraft_way_range_next
-    cmp rax, [rsi + 8]
-    jae .Lhotgraft_way_range_next
-    cmp rax, [rsi + 32]
-    je .Lhotgraft_way_range_next
-    cmp rax, [rsi + 40]
-    jne .Lhotgraft_way_found
-.Lhotgraft_way_range_next:
-    add rsi, {FORBIDDEN_SIZE}
-    inc rdi
-    jmp .Lhotgraft_way_range
+    call .Lhotgraft_forbidden
+    jnc .Lhotgraft_way_word
 .Lhotgraft_way_found:
     mov [rbx + {OUT_ADDRESS}], rax
     mov [rbx + {OUT_INDEX}], rdi
@@ -578,6 +549,33 @@ hotgraft_agent_begin:
     mov eax, {IN_THE_WAY}
 .Lhotgraft_way_end:
     add rsp, 0x28
+    ret
+
+// Subroutine: the forbidden range that holds rax, unless rax is one of its two harmless values, which lie r10 bytes into its
+// entry. Carry: there is one, its index in rdi. Changes rsi.
+.Lhotgraft_forbidden:
+    mov rsi, [rbx + {FORBIDDEN}]
+    xor edi, edi
+.Lhotgraft_forbidden_range:
+    cmp rdi, [rbx + {FORBIDDEN_COUNT}]
+    jae .Lhotgraft_forbidden_none
+    cmp rax, [rsi]
+    jb .Lhotgraft_forbidden_next
+    cmp rax, [rsi + 8]
+    jae .Lhotgraft_forbidden_next
+    cmp rax, [rsi + r10]
+    je .Lhotgraft_forbidden_next
+    cmp rax, [rsi + r10 + 8]
+    jne .Lhotgraft_forbidden_found
+.Lhotgraft_forbidden_next:
+    add rsi, {FORBIDDEN_SIZE}
+    inc rdi
+    jmp .Lhotgraft_forbidden_range
+.Lhotgraft_forbidden_none:
+    clc
+    ret
+.Lhotgraft_forbidden_found:
+    stc
     ret
 
 // Subroutine: can the byte at rdx be read? eax 0: yes. What lies around it: in the block.

@@ -503,6 +503,12 @@ pub(super) fn give_self(process: &Handle) -> Result<u64> {
     Ok(theirs as u64)
 }
 
+/// Close a handle that the target was given.
+pub(super) fn take_back(process: &Handle, theirs: u64) {
+    // SAFETY: the handle is closed in the target, which has not used it; none of ours is made.
+    unsafe { DuplicateHandle(process.0, theirs as HANDLE, null_mut(), null_mut(), 0, 0, DUPLICATE_CLOSE_SOURCE) };
+}
+
 /// Let a thread run before all others: it holds up the whole process.
 pub(super) fn hurry(thread: &Handle) {
     // SAFETY: no pointers.

@@ -151,7 +151,16 @@ fn meaning<'data>(
         // Functions and variables that share a name within a file have numbers.
         // Data keeps its name, or is another one.
         _ if symbol.kind() == SymbolKind::Text || symbol.is_undefined() => Ok(format!("{}{name}{}", NAME[0], NAME[1])),
-        _ => Ok(name.split('.').next().unwrap_or(name).to_owned()),
+        section => {
+            let name = name.split('.').next().unwrap_or(name);
+            // Who is not given names sees what a constant holds, and says so of the function that reads it.
+            match section.filter(|_| depth > 0) {
+                Some(index) if file.section_by_index(index)?.name()?.starts_with(".rdata") => {
+                    Ok(format!("{name}({})", content(file, borders, index, at, depth - 1)?))
+                }
+                _ => Ok(name.to_owned()),
+            }
+        }
     }
 }
 
