@@ -169,7 +169,7 @@ impl Demo {
         ensure!(self.ask(&mut service, HONEST)? == honest, "an ordinary answer changed");
 
         self.stage.step("What is active, as read from its memory?");
-        self.windows_tool(&wine, &["status", "--pid", &pid, "--expect", "1"], 0)?;
+        self.windows_tool(&wine, &["status", "--pid", &pid, "--expect", "1", "--threads"], 0)?;
 
         self.stage.step("What are scanners told now? The file is the old one, and the fix is in effect");
         self.told(&wine, "fixed", "none")?;

@@ -122,6 +122,12 @@ fn a_published_catalog_is_trusted_first_and_its_patches_then() {
     lab.ok(&format!("{watch} --root history/root.json --state seen.json"));
     let status = valid("status.json", &lab.ok(&format!("status --pid {pid} --expect 1 --format json")));
     assert_eq!(status["as_expected"], true, "{status}");
+    // Threads are looked at for who asks for it.
+    let patch = "/processes/0/images/0/patches/0";
+    assert!(status.pointer(patch).unwrap()["threads"].is_null(), "{status}");
+    let status = valid("status.json", &lab.ok(&format!("status --pid {pid} --threads --format json")));
+    let patch = status.pointer(patch).unwrap();
+    assert!(patch["threads"].is_array() && patch["entries"][0]["old_threads"].is_array(), "{patch}");
     // From now on what was seen is enough, and must not be taken back.
     assert!(lab.folder.join("seen.json").exists());
     lab.ok(&format!("{watch} --state seen.json"));
