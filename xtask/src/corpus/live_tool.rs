@@ -98,7 +98,7 @@ impl Trial<'_> {
             if takes >= LONG_ENOUGH || times == TIMES.1 || old.code != 0 && times > TIMES.0 {
                 return Ok((case, takes));
             }
-            times = (times * 4).min(TIMES.1);
+            times = (times * 2).min(TIMES.1);
         }
     }
 
