@@ -85,8 +85,9 @@ impl Paths<'_> {
             let explained = if after == (before.0 + 1, before.1, before.2) {
                 let table = &out.jump_tables[before.0];
                 let sum = record.sums[sums..].iter().rev().find(|(_, _, anchor)| *anchor == table.anchor);
-                // A bound that no comparison sets may be closer by what comes before the path, if the index does.
-                match sum.filter(|_| table.form != Form::Absolute) {
+                // A bound that no comparison sets may be closer by what comes before the path, if the index does. Compilers
+                // leave out masks that bounds make superfluous; people who write for `__ImageBase` do not.
+                match sum.filter(|_| table.form == Form::ImageRelative) {
                     Some((_, read, _)) => {
                         table.bound_proven && !read.natural || self.is_own(&mut machine, read.load, Own::holds)
                     }
