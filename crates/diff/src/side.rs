@@ -22,6 +22,8 @@ pub(crate) struct Side<'a> {
     pub(crate) callees: Vec<Vec<FunctionId>>,
     /// Per object: true if code or data refers to it.
     pub(crate) referenced: Vec<bool>,
+    /// Per unwind entry: the object that holds its information.
+    pub(crate) unwind_object: Vec<Option<ObjectId>>,
     /// Per function: the references in its entry range, as positions among all.
     in_function: Vec<(u32, u32)>,
     /// Per object: the references it holds, likewise.
@@ -128,9 +130,23 @@ impl<'a> Side<'a> {
             list.sort_unstable();
             list.dedup();
         }
+        let unwind_object = program.unwind.par_iter().map(|u| program.object_at(u.info)).collect();
         let codes = program.functions.iter().map(|_| OnceLock::new()).collect();
         let blocks = OnceLock::new();
-        Side { program, named, body, content, callers, callees, referenced, in_function, in_object, codes, blocks }
+        Side {
+            program,
+            named,
+            body,
+            content,
+            callers,
+            callees,
+            referenced,
+            unwind_object,
+            in_function,
+            in_object,
+            codes,
+            blocks,
+        }
     }
 
     /// The function's instructions, decoded once when first asked for.

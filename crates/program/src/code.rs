@@ -10,6 +10,7 @@
 
 mod access;
 mod analysis;
+mod base;
 mod cfg;
 mod counted;
 mod descent;
@@ -18,6 +19,7 @@ mod flow;
 mod image_base;
 mod local;
 mod needs;
+mod own;
 mod sorted_map;
 mod tables;
 mod taint;

@@ -67,6 +67,18 @@ impl Labels {
         }
     }
 
+    /// Labels of both sides with references followed no step, one step, and so on up to `depth` steps.
+    fn up_to_depth(m: &Matches<'_>, depth: usize) -> (Vec<Self>, Vec<Self>) {
+        let run = |which| {
+            let mut all = vec![Labels::own(m, which)];
+            for n in 0..depth {
+                all.push(all[n].deeper(m, which));
+            }
+            all
+        };
+        rayon::join(|| run(Which::Old), || run(Which::New))
+    }
+
     /// Labels of both sides with references followed `depth` steps.
     pub(super) fn at_depth(m: &Matches<'_>, depth: usize) -> (Self, Self) {
         let run = |which| (0..depth).fold(Labels::own(m, which), |labels, _| labels.deeper(m, which));
@@ -99,11 +111,14 @@ pub(super) fn free_functions(m: &Matches<'_>, which: Which) -> Vec<FunctionId> {
 /// Equal bodies whose references lead to the same things, followed three, two and one steps; unique on both sides.
 pub(super) fn exact(m: &mut Matches<'_>) -> bool {
     let mut found = false;
+    // Labels of fewer steps are what those of more are made of, as long as no match changes them.
+    let mut known = None;
     for depth in [3, 2, 1] {
         if free_functions(m, Which::Old).is_empty() || free_functions(m, Which::New).is_empty() {
             break;
         }
-        let (old, new) = Labels::at_depth(m, depth);
+        let (old, new) = known.get_or_insert_with(|| Labels::up_to_depth(m, depth));
+        let (old, new) = (&old[depth], &new[depth]);
         let keys = |which: Which, labels: &Labels| -> Vec<(u64, FunctionId)> {
             let side = m.side(which);
             let telling = |id: &FunctionId| {
@@ -112,11 +127,16 @@ pub(super) fn exact(m: &mut Matches<'_>) -> bool {
             };
             free_functions(m, which).into_iter().filter(telling).map(|id| (labels.functions[id.index()], id)).collect()
         };
-        for (a, b) in unique_pairs(keys(Which::Old, &old).into_iter(), keys(Which::New, &new).into_iter()) {
+        let mut here = false;
+        for (a, b) in unique_pairs(keys(Which::Old, old).into_iter(), keys(Which::New, new).into_iter()) {
             if !super::similar::are_other_thunks(m, a, b) {
-                found |= m.functions.join(a, b, Rung::ExactBody, 1.0);
+                here |= m.functions.join(a, b, Rung::ExactBody, 1.0);
             }
         }
+        if here {
+            known = None;
+        }
+        found |= here;
     }
     found
 }

@@ -4,7 +4,7 @@
 use super::{Matches, Which, similar};
 use crate::align;
 use crate::comparison::Rung;
-use hotgraft_program::{Entity, FunctionId, ObjectId, Reference, UnwindInfo};
+use hotgraft_program::{Entity, FunctionId, ObjectId, Reference};
 use rayon::prelude::*;
 
 /// Instructions of a function that its position among the references of equal code identifies, whatever it does.
@@ -111,17 +111,17 @@ fn function_votes(m: &Matches<'_>, a: FunctionId, b: FunctionId, trust: Trust) -
     }
     if f.unwind.len() == g.unwind.len() {
         for (x, y) in f.unwind.iter().zip(&g.unwind) {
-            let (x, y) = (&m.old.program.unwind[*x as usize], &m.new.program.unwind[*y as usize]);
-            unwind_votes(m, x, y, &mut votes);
+            unwind_votes(m, *x as usize, *y as usize, &mut votes);
         }
     }
     votes
 }
 
-fn unwind_votes(m: &Matches<'_>, x: &UnwindInfo, y: &UnwindInfo, votes: &mut Vec<Vote>) {
-    if let (Some(p), Some(q)) = (m.old.program.object_at(x.info), m.new.program.object_at(y.info)) {
+fn unwind_votes(m: &Matches<'_>, x: usize, y: usize, votes: &mut Vec<Vote>) {
+    if let (Some(p), Some(q)) = (m.old.unwind_object[x], m.new.unwind_object[y]) {
         push_object(m, p, q, votes);
     }
+    let (x, y) = (&m.old.program.unwind[x], &m.new.program.unwind[y]);
     if x.references.len() == y.references.len() {
         for (r, s) in x.references.iter().zip(&y.references) {
             if r.site.wrapping_sub(x.info) == s.site.wrapping_sub(y.info) {

@@ -6,7 +6,7 @@ use super::needs;
 use super::tables::{self, Resolution};
 use super::transfer::{Effective, Machine, NONVOLATILE, Record, refine};
 use super::values::{Index, Origin, RSP, Role, State, Symbol, TableRead, Value};
-use super::{Context, Flow, RawJumpTable, RawOffsetTable, RawReference, local, x64};
+use super::{Context, Flow, RawJumpTable, RawOffsetTable, RawReference, base, local, x64};
 use crate::function::Problem;
 use crate::image::Image;
 use iced_x86::OpKind;
@@ -106,18 +106,52 @@ pub(super) fn ends_block(flow: Flow) -> bool {
 
 /// Runs the dataflow over what `descent` has reached.
 pub(super) fn solve(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, context: &Context<'_>) -> Findings {
+    quick(image, descent, roots, context).unwrap_or_else(|| whole(image, descent, roots, context))
+}
+
+/// The same where it does not take the dataflow over everything.
+pub(super) fn quick(
+    image: &Image,
+    descent: &Descent<'_>,
+    roots: &Roots<'_>,
+    context: &Context<'_>,
+) -> Option<Findings> {
     let mut out = Findings::default();
-    if let Some(needs) = needs::of(image, descent, roots)
-        && local::explain(image, descent, roots, context, &needs, &mut out)
-    {
-        let through = descent.steps.iter().filter(|s| s.decoded.flow == Flow::IndirectJump);
-        out.tail_jumps.extend(through.filter(|s| x64::rip_target(&s.instruction).is_some()).map(|s| s.rva));
-        out.tail_jumps.sort_unstable();
-        out.offset_tables.sort_by_key(|t| (t.table, t.load, t.entries));
-        out.offset_tables.dedup();
-        return out;
+    let needs = needs::of(image, descent, roots)?;
+    let uses = base_uses(image, descent, roots, &needs)?;
+    if !local::explain(image, descent, roots, context, (&needs, &uses.sums), &mut out) {
+        return None;
     }
-    whole(image, descent, roots, context)
+    if !uses.displacements.is_empty() {
+        untracked(uses.values.into_iter(), &mut out);
+    }
+    out.displacements = uses.displacements;
+    out.problems.extend(uses.problems);
+    let through = descent.steps.iter().filter(|s| s.decoded.flow == Flow::IndirectJump);
+    out.tail_jumps.extend(through.filter(|s| x64::rip_target(&s.instruction).is_some()).map(|s| s.rva));
+    out.tail_jumps.sort_unstable();
+    out.offset_tables.sort_by_key(|t| (t.table, t.load, t.entries));
+    out.offset_tables.dedup();
+    Some(out)
+}
+
+/// What is done with the image base, if anything, and if that is plain.
+fn base_uses(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, needs: &needs::Needs) -> Option<base::Uses> {
+    if !needs.base {
+        return Some(base::Uses::default());
+    }
+    let mut sums = needs.sums.clone();
+    sums.sort_unstable();
+    base::uses(image, descent, roots, &needs.ground(descent, roots).0, &sums)
+}
+
+/// A copy of the function in another image can follow either the displacements from the image base or its value.
+fn untracked(values: impl Iterator<Item = u32>, out: &mut Findings) {
+    out.problems.extend(values.map(|rva| Problem {
+        rva,
+        key: "code.image_base.untracked",
+        text: format!("__ImageBase is the anchor of operands and also a value (instruction at {rva:#x})"),
+    }));
 }
 
 /// The same by the dataflow over everything, whether it is needed or not.
@@ -146,11 +180,7 @@ pub(super) fn whole(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>, con
         }
     }
     if !record.displacements.is_empty() || record.sums.iter().any(|(_, _, anchor)| *anchor == 0) {
-        out.problems.extend(uses.values().map(|rva| Problem {
-            rva,
-            key: "code.image_base.untracked",
-            text: format!("__ImageBase is the anchor of operands and also a value (instruction at {rva:#x})"),
-        }));
+        untracked(uses.values(), &mut out);
     }
     if gave_up {
         let text = "the dataflow did not settle".to_string();

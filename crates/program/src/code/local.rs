@@ -3,18 +3,21 @@
 //! A compiler checks the index of a switch right before it reads the table, so the only path that leads to the jump tells
 //! how far the index goes: going back from the jump as long as there is exactly one way to come. What holds at the start
 //! of that path is taken to be nothing, so whatever is concluded holds however control came there. Where that does not
-//! do, the path starts with what a coarse dataflow knows, which follows addresses and the frame alone. Only tables whose
-//! end is proven and tail calls are accepted; anything else is left to the whole dataflow.
+//! do, the path starts with what a coarse dataflow knows, which follows addresses and the frame alone. Only tail calls,
+//! tables whose end is proven, and tables of differences to data whose index the path itself has made are accepted;
+//! anything else is left to the whole dataflow.
 
 use super::descent::Descent;
 use super::flow::{self, Blocks, Findings, Roots, is_call};
 use super::needs::{self, Needs};
+use super::own::Own;
 use super::taint::Taint;
 use super::transfer::{Machine, Record, refine};
 use super::values::{Origin, State, TableRead, Value};
-use super::{Context, Flow};
+use super::{Context, Flow, tables};
 use crate::image::Image;
-use iced_x86::OpKind;
+use crate::reference::Form;
+use iced_x86::{OpKind, Register};
 
 /// Longest path, blocks.
 const BLOCKS: usize = 8;
@@ -32,14 +35,14 @@ enum Entrance {
     Many,
 }
 
-/// Explains what a function needs to have explained. False if something takes the whole dataflow; `out` is then of no
-/// use.
+/// Explains what a function needs to have explained. `based` are the instructions that add the image base to what must
+/// then be an element of a table. False if something takes the whole dataflow; `out` is then of no use.
 pub(super) fn explain(
     image: &Image,
     descent: &Descent<'_>,
     roots: &Roots<'_>,
     context: &Context<'_>,
-    needs: &Needs,
+    (needs, based): (&Needs, &[u32]),
     out: &mut Findings,
 ) -> bool {
     if needs.jumps.is_empty() && needs.elements.is_empty() {
@@ -47,7 +50,7 @@ pub(super) fn explain(
     }
     let (blocks, taint) = needs.ground(descent, roots);
     let entrances = entrances(descent, roots, blocks);
-    let paths = Paths { image, descent, roots, context, blocks, entrances, starts: None };
+    let paths = Paths { image, descent, roots, context, blocks, based, entrances, starts: None };
     if needs.jumps.iter().all(|n| paths.has_table(*n)) && paths.explain(needs, out) {
         return true;
     }
@@ -62,6 +65,7 @@ struct Paths<'a> {
     roots: &'a Roots<'a>,
     context: &'a Context<'a>,
     blocks: &'a Blocks,
+    based: &'a [u32],
     entrances: Vec<Entrance>,
     /// What a coarse dataflow knows at the start of each block, and what may hold addresses there.
     starts: Option<(Vec<Option<State>>, &'a Taint)>,
@@ -73,12 +77,22 @@ impl Paths<'_> {
         let mut record = Record::default();
         for at in &needs.jumps {
             let before = (out.jump_tables.len(), out.tail_jumps.len(), out.problems.len());
-            let mut state = self.walk(&mut machine, *at, &mut record);
+            let sums = record.sums.len();
+            let (mut state, _) = self.walk(&mut machine, *at, 0, &mut record);
             let step = &self.descent.steps[*at];
             flow::jump(self.image, self.descent, self.roots, self.context, &machine, &mut state, step, out);
             let after = (out.jump_tables.len(), out.tail_jumps.len(), out.problems.len());
             let explained = if after == (before.0 + 1, before.1, before.2) {
-                out.jump_tables[before.0].bound_proven
+                let table = &out.jump_tables[before.0];
+                let sum = record.sums[sums..].iter().rev().find(|(_, _, anchor)| *anchor == table.anchor);
+                // A bound that no comparison sets may be closer by what comes before the path, if the index does. Compilers
+                // leave out masks that bounds make superfluous; people who write for `__ImageBase` do not.
+                match sum.filter(|_| table.form == Form::ImageRelative) {
+                    Some((_, read, _)) => {
+                        table.bound_proven && !read.natural || self.is_own(&mut machine, read.load, Own::holds)
+                    }
+                    None => table.bound_proven,
+                }
             } else {
                 // A tail call. That the target is no label of the function takes that no address is lost sight of.
                 after == (before.0, before.1 + 1, before.2)
@@ -91,22 +105,67 @@ impl Paths<'_> {
         }
         // The elements that serve these jumps are no differences to data, nor are those of what is no table.
         let serves = |read: &TableRead| out.jump_tables.iter().any(|t| (t.table..t.end()).contains(&read.table));
-        needs.elements.iter().all(|at| {
+        let mut sums = Vec::new();
+        for (at, add) in needs.elements.iter().zip(&needs.sums) {
             let load = self.descent.steps[*at].rva;
-            record.sums.iter().any(|(_, read, _)| read.load == load && serves(read))
-                || (self.starts.is_some() && self.is_number(&mut machine, *at))
-        })
+            if record.sums.iter().any(|(_, read, _)| read.load == load && serves(read)) {
+                continue;
+            }
+            if self.starts.is_none() {
+                return false;
+            }
+            if !self.based.contains(add) && self.is_number(&mut machine, *at) {
+                continue;
+            }
+            let Some(sum) = self.sum(&mut machine, *at) else { return false };
+            sums.push(sum);
+        }
+        tables::offset_tables(self.image, &sums, self.context, out);
+        true
+    }
+
+    /// The address and the element of a table of differences that an instruction reads, if the path to it says as much of
+    /// the index as there is to say.
+    fn sum(&self, machine: &mut Machine<'_>, at: usize) -> Option<(u32, TableRead, u32)> {
+        let (more, _) = needs::anchor(&self.descent.steps[at..])?;
+        // Control may come in between.
+        if self.block(at) != self.block(at + more) {
+            return None;
+        }
+        let (read, add) = (&self.descent.steps[at], &self.descent.steps[at + more]);
+        if !self.is_own(machine, read.rva, Own::holds_masked) {
+            return None;
+        }
+        let mut record = Record::default();
+        self.walk(machine, at, more + 1, &mut record);
+        record.sums.into_iter().find(|(site, sum, _)| *site == add.rva && sum.load == read.rva)
+    }
+
+    /// True if the path to the instruction at `rva` says all that there is to say of the address it reads at; `holds` tells
+    /// of a register whether the path has made its content.
+    fn is_own(&self, machine: &mut Machine<'_>, rva: u32, holds: fn(&Own, Register) -> bool) -> bool {
+        let Some(at) = self.descent.step_at(rva) else { return false };
+        let (state, own) = self.walk(machine, at, 0, &mut Record::default());
+        let i = &self.descent.steps[at].instruction;
+        let address = |r: Register| matches!(state.registers[r.full_register().number() & 15], Value::Address(_));
+        let mut registers = [i.memory_base(), i.memory_index()].into_iter().filter(|r| r.is_gpr());
+        registers.all(|r| holds(&own, r) || address(r))
     }
 
     /// True if the instruction reads an element of something that is no table at a known address.
     fn is_number(&self, machine: &mut Machine<'_>, at: usize) -> bool {
-        let state = self.walk(machine, at, &mut Record::default());
+        let (state, _) = self.walk(machine, at, 0, &mut Record::default());
         let i = &self.descent.steps[at].instruction;
         [i.memory_base(), i.memory_index()].into_iter().filter(|r| r.is_gpr()).all(|r| {
             let value = state.registers[r.full_register().number() & 15];
             let known = matches!(state.origin(value), Origin::Element(..) | Origin::Target(..));
             !(known || state.may_be_base(value) || matches!(value, Value::Address(_)))
         })
+    }
+
+    /// The block of an instruction.
+    fn block(&self, at: usize) -> usize {
+        self.blocks.starts.partition_point(|s| *s <= at) - 1
     }
 
     /// The blocks that control has come through before it comes to an instruction, the block of that last.
@@ -130,11 +189,12 @@ impl Paths<'_> {
         path
     }
 
-    /// What is known before the instruction with this index.
-    fn walk(&self, machine: &mut Machine<'_>, at: usize, record: &mut Record) -> State {
+    /// What is known before the instruction with this index, or `more` behind it in its block, and what of it the path to it
+    /// has made.
+    fn walk(&self, machine: &mut Machine<'_>, at: usize, more: usize, record: &mut Record) -> (State, Own) {
         let (descent, blocks) = (self.descent, self.blocks);
         let start = |block: usize| descent.steps[blocks.starts[block]].rva;
-        let path = self.path(blocks.starts.partition_point(|s| *s <= at) - 1);
+        let path = self.path(self.block(at));
         let head = start(path[0]);
         let mut state = match &self.starts {
             Some((states, taint)) => match &states[path[0]] {
@@ -146,11 +206,13 @@ impl Paths<'_> {
             },
             None => State::unknown(head, &[]),
         };
+        let mut own = if head == self.roots.entry { Own::entry() } else { Own::default() };
         for (n, block) in path.iter().enumerate() {
             let steps = blocks.steps(descent, *block);
-            let count = if n + 1 == path.len() { at - blocks.starts[*block] } else { steps.len() };
+            let count = if n + 1 == path.len() { at + more - blocks.starts[*block] } else { steps.len() };
             for (i, step) in steps[..count].iter().enumerate() {
                 machine.step(&mut state, step, flow::next_step(descent, steps, i), Some(&mut *record));
+                own.step(step);
                 if is_call(step) && self.starts.is_none() {
                     // Whatever the function has let out of its frame before this path, the callee may change.
                     state.places.clear();
@@ -162,7 +224,7 @@ impl Paths<'_> {
                 refine(&mut state, last.instruction.condition_code(), start(*next) == target);
             }
         }
-        state
+        (state, own)
     }
 
     /// True if the instructions right before a jump may read a table: the quick attempt is worth it.
@@ -223,13 +285,25 @@ mod tests {
     #[test]
     fn what_paths_explain_is_what_the_whole_dataflow_finds() {
         let mut all = Vec::new();
-        images(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/fixtures"), &mut all);
+        for folder in ["fixtures", "series"] {
+            images(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(folder), &mut all);
+        }
         assert!(all.len() > 20, "only {} images", all.len());
         all.par_iter().for_each(|path| {
             let program = Program::load(path, PdbChoice::None).expect("readable");
+            let pointer_targets = {
+                let value = |site: &u32| program.image.u64(*site)?.checked_sub(program.image.image_base);
+                let targets = program.image.base_relocations.iter().filter_map(value);
+                let mut all: Vec<u32> = targets.filter_map(|rva| rva.try_into().ok()).collect();
+                all.sort_unstable();
+                all
+            };
+            let known = Context { landing_pads: &[], boundaries: &pointer_targets, pointer_targets: &pointer_targets };
             for function in &program.functions {
-                let facts = |solve| analyse_by(solve, &program.image, &function.ranges, &Context::default());
-                assert_eq!(facts(flow::solve), facts(flow::whole), "{}: {:#x}", path.display(), function.rva());
+                for context in [Context::default(), known] {
+                    let facts = |solve| analyse_by(solve, &program.image, &function.ranges, &context);
+                    assert_eq!(facts(flow::solve), facts(flow::whole), "{}: {:#x}", path.display(), function.rva());
+                }
             }
         });
     }

@@ -8,13 +8,17 @@ use crate::image::Image;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use std::cell::OnceCell;
 
-/// What of a function the dataflow has to explain, if the image base is not used in it.
+/// What of a function the dataflow has to explain.
 #[derive(Default)]
 pub(super) struct Needs {
+    /// True if the image base is used.
+    pub(super) base: bool,
     /// Indices of steps: indirect jumps other than through a fixed slot.
     pub(super) jumps: Vec<usize>,
     /// Indices of steps that read what may be an element of a table of differences.
     pub(super) elements: Vec<usize>,
+    /// For each of these, the RVA of the instruction that adds it to something.
+    pub(super) sums: Vec<u32>,
     /// The blocks, and what may hold an address where; made if anything asks for it.
     pub(super) ground: OnceCell<(Blocks, Taint)>,
 }
@@ -30,25 +34,27 @@ impl Needs {
     }
 }
 
-/// `None` if the image base is used, whose traces are found only by looking at everything.
+/// `None` if the code holds addresses of eight bytes, which are found only by looking at everything.
 pub(super) fn of(image: &Image, descent: &Descent<'_>, roots: &Roots<'_>) -> Option<Needs> {
     let mut needs = Needs::default();
     for (n, step) in descent.steps.iter().enumerate() {
         let i = &step.instruction;
         let target = x64::rip_target(i);
-        if target == Some(0) || is_relocated(image, step) {
+        if is_relocated(image, step) {
             return None;
         }
+        needs.base |= target == Some(0);
         if step.decoded.flow == Flow::IndirectJump && target.is_none() {
             needs.jumps.push(n);
         }
-        if let Some(anchor) = anchor(&descent.steps[n..]) {
+        if let Some((more, anchor)) = anchor(&descent.steps[n..]) {
             let (blocks, taint) = needs.ground(descent, roots);
             let (held, behind) = taint.around(descent, blocks, n);
             let may_be = |r: Register| r.is_gpr64() && may_hold_address(&descent.steps[..n], r, held);
             let table = may_be(i.memory_base()) || (i.memory_index_scale() == 1 && may_be(i.memory_index()));
             if table && behind & anchor != 0 {
                 needs.elements.push(n);
+                needs.sums.push(descent.steps[n + more].rva);
             }
         }
     }
@@ -62,9 +68,9 @@ fn is_relocated(image: &Image, step: &Step) -> bool {
 }
 
 /// If the first instruction reads a 32-bit element of an array and the same block adds it to something, which makes
-/// perhaps a difference of addresses: what it is added to, as [`spread`] gives it. Compilers make both from one
-/// operation, so nothing else comes between blocks.
-fn anchor(steps: &[Step]) -> Option<u32> {
+/// perhaps a difference of addresses: which of the steps adds, and what it is added to, as [`spread`] gives it. Compilers
+/// make both from one operation, so nothing else comes between blocks.
+pub(super) fn anchor(steps: &[Step]) -> Option<(usize, u32)> {
     let i = &steps[0].instruction;
     let loads = matches!(i.mnemonic(), Mnemonic::Movsxd | Mnemonic::Mov)
         && i.op_count() == 2
@@ -76,22 +82,23 @@ fn anchor(steps: &[Step]) -> Option<u32> {
         return None;
     }
     let element = i.op0_register().full_register();
-    for pair in steps.windows(2) {
+    for (n, pair) in steps.windows(2).enumerate() {
+        let here = |anchor| Some((n + 1, anchor));
         if ends_block(pair[0].decoded.flow) || !joined(&pair[0], &pair[1]) {
             return None;
         }
         let i = &pair[1].instruction;
         let (a, b) = (i.op0_register(), i.op1_register());
         match i.mnemonic() {
-            Mnemonic::Add if a == element && i.op1_kind() == OpKind::Register => return Some(bit(b)),
-            Mnemonic::Add if a == element && i.op1_kind() == OpKind::Memory => return Some(FRAME),
-            Mnemonic::Add if a == element => return Some(bit(a)),
-            Mnemonic::Add if b == element => return Some(if i.op0_kind() == OpKind::Memory { FRAME } else { bit(a) }),
+            Mnemonic::Add if a == element && i.op1_kind() == OpKind::Register => return here(bit(b)),
+            Mnemonic::Add if a == element && i.op1_kind() == OpKind::Memory => return here(FRAME),
+            Mnemonic::Add if a == element => return here(bit(a)),
+            Mnemonic::Add if b == element => return here(if i.op0_kind() == OpKind::Memory { FRAME } else { bit(a) }),
             Mnemonic::Lea if i.memory_index_scale() == 1 && i.memory_index() == element => {
-                return Some(bit(i.memory_base()));
+                return here(bit(i.memory_base()));
             }
             Mnemonic::Lea if i.memory_index_scale() == 1 && i.memory_base() == element => {
-                return Some(bit(i.memory_index()));
+                return here(bit(i.memory_index()));
             }
             _ => {}
         }
@@ -99,7 +106,7 @@ fn anchor(steps: &[Step]) -> Option<u32> {
     None
 }
 
-fn is_frame(register: Register) -> bool {
+pub(super) fn is_frame(register: Register) -> bool {
     matches!(register, Register::RSP | Register::RBP)
 }
 

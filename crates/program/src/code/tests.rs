@@ -1,5 +1,7 @@
 //! Small functions in the shapes that compilers emit, and hostile bytes.
 
+mod base;
+
 use super::*;
 use crate::function::{CodeRange, EntryKind, RangeKind};
 use crate::image::{Architecture, Section};

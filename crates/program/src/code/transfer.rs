@@ -63,6 +63,12 @@ fn is_high_byte(register: Register) -> bool {
     matches!(register, Register::AH | Register::BH | Register::CH | Register::DH)
 }
 
+/// The problem of an instruction whose use of the image base cannot be followed.
+pub(super) fn untracked(step: &Step, why: &str) -> Problem {
+    let text = format!("{why} (instruction at {:#x})", step.rva);
+    Problem { rva: step.rva, key: "code.image_base.untracked", text }
+}
+
 impl<'a> Machine<'a> {
     pub(super) fn new(image: &'a Image) -> Self {
         Self { image, factory: InstructionInfoFactory::new() }
@@ -201,11 +207,7 @@ impl<'a> Machine<'a> {
 
     fn untracked(&self, step: &Step, record: &mut Option<&mut Record>, why: &str) {
         if let Some(record) = record.as_deref_mut() {
-            record.problems.push(Problem {
-                rva: step.rva,
-                key: "code.image_base.untracked",
-                text: format!("{why} (instruction at {:#x})", step.rva),
-            });
+            record.problems.push(untracked(step, why));
         }
     }
 
