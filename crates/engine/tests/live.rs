@@ -666,7 +666,7 @@ fn an_entry_that_lies_across_two_pages_is_patched_and_restored() {
     let pid = service.pid.clone();
     assert_eq!(service.ask("p"), "crossing 20");
     // There and back, with every byte and protection compared, and system calls failing.
-    let said = lab.ok(&["faults", &pid, "crossing.dll", "apply", "41"]);
+    let said = lab.ok(&["faults", &pid, "crossing.dll", "apply", "41", "1", "1000"]);
     println!("crossing: {said}");
     lab.ok(&["apply", &pid, "crossing.dll"]);
     assert_eq!(service.ask("p"), "crossing 17");
