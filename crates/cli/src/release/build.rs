@@ -106,6 +106,8 @@ fn images(folder: &Path) -> Result<BTreeSet<String>> {
 #[derive(Serialize)]
 struct Key<'a> {
     tool: &'static str,
+    /// Version of the record that patches carry.
+    record: u32,
     image: &'a str,
     old: String,
     new: String,
@@ -242,6 +244,7 @@ fn one(manifest: &Manifest, image: &str, pair: &Pair, cache: &Cache<'_>) -> Resu
     let cves = pair.cves.as_ref().unwrap_or(&manifest.cves);
     let key = Key {
         tool: concat!("hotgraft ", env!("CARGO_PKG_VERSION")),
+        record: hotgraft_hotpatch::codec::VERSION,
         image,
         old,
         new,
