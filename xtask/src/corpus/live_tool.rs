@@ -57,13 +57,13 @@ impl Trial<'_> {
         let (mut patched, mut in_the_way, mut missed, mut differ) = (0, 0, 0, 0);
         let mut longest = Duration::ZERO;
         for index in 0..self.inputs {
-            let (case, takes) = self.long_case(index)?;
+            let (case, old, takes) = self.long_case(index)?;
             longest = longest.max(takes);
             if !(LONG_ENOUGH..TOO_LONG).contains(&takes) {
                 continue;
             }
-            let Some(expected) = self.start("new", &case)?.end()? else { continue };
-            if self.start("old", &case)?.end()?.as_ref() != Some(&expected) {
+            let (Some(old), Some(expected)) = (old, self.start("new", &case)?.end()?) else { continue };
+            if old != expected {
                 differ += 1;
                 continue;
             }
@@ -86,9 +86,9 @@ impl Trial<'_> {
         ))
     }
 
-    /// The input with this number, named so often that the program works on it for long enough if it can be, and how long
-    /// the old one takes.
-    fn long_case(&self, index: u32) -> Result<(Case, Duration)> {
+    /// The input with this number, named so often that the program works on it for long enough if it can be, what the
+    /// old one leaves unless that takes too long, and how long it takes.
+    fn long_case(&self, index: u32) -> Result<(Case, Option<Seen>, Duration)> {
         let once = inputs::case(self.program, index);
         let mut times = TIMES.0;
         loop {
@@ -97,9 +97,9 @@ impl Trial<'_> {
             let old = self.start("old", &case)?.end()?;
             let takes = begun.elapsed();
             // Many programs stop at the first input that they cannot read.
-            let stopped = old.is_none_or(|old| old.code != 0) && times > TIMES.0;
+            let stopped = old.as_ref().is_none_or(|old| old.code != 0) && times > TIMES.0;
             if takes >= LONG_ENOUGH || times == TIMES.1 || stopped {
-                return Ok((case, takes));
+                return Ok((case, old, takes));
             }
             times = (times * 2).min(TIMES.1);
         }

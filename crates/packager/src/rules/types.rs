@@ -117,10 +117,9 @@ impl<'a> Layouts<'a> {
         let mut users = Users { old: users(ctx.old, types), new: users(ctx.new, &news) };
         // Who reaches an object through a cast needs no name for its type. But sizes and distances stand in the code, so such
         // code differs, or is new.
-        let may_cast = |id: &FunctionId| {
-            ctx.cmp.functions.iter().any(|pair| pair.new == Some(*id) && pair.status != Status::Identical)
-        };
-        users.new.extend(self.closure.functions.keys().copied().filter(may_cast));
+        let differs =
+            ctx.cmp.functions.iter().filter(|pair| pair.status != Status::Identical).filter_map(|pair| pair.new);
+        users.new.extend(differs.filter(|id| self.closure.functions.contains_key(id)));
         frames::prove(ctx, self.closure, &users, prefix)
     }
 
